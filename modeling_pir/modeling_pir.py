@@ -1,0 +1,751 @@
+# Copyright 2026 The PIR package authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License"); you may not use this file except in compliance with
+# the License. You may obtain a copy of the License at http://www.apache.org/licenses/LICENSE-2.0
+"""PIR: a dual encoder of overhead images and their captions, instructed by a prior that knows scenes.
+
+Paper: "A Prior Instruction Representation Framework for Remote Sensing Image-text Retrieval", ACM MM 2023.
+Official code: github.com/jaychempan/PIR at e3faeda (MIT). This is an independent implementation from its description;
+names in back-ticks after "official" are that code's.
+"""
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
+from transformers import initialization as init
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_MAPPING
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_pir import PIRConfig, num_patches
+from .loss_pir import affiliation_loss, contrastive_loss, same_image_targets, triplet_loss
+
+MAX_LOGIT_SCALE = 100.0  # CLIP's bound: below a temperature of 0.01 training gets unstable
+
+
+@dataclass
+class PIRImageFeatures(BaseModelOutputWithPooling):
+    """Output of [`PIRModel.get_image_features`].
+
+    Attributes:
+        last_hidden_state: of the vision tower.
+        pooler_output: (batch, projection_dim), the image's embedding before normalisation.
+        belief_scores: (batch, 1 + patches) float32, how far the instruction believes each token; rows sum to 1. Row 0
+            is the pooled token, then the patches in raster order. None without instruction.
+        filtered_indices: (batch, filter_size) long, the tokens kept, most believed first. None without instruction.
+        instruction_model_output: the instruction tower's output. None without instruction.
+    """
+
+    belief_scores: torch.FloatTensor | None = None
+    filtered_indices: torch.LongTensor | None = None
+    instruction_model_output: BaseModelOutputWithPooling | None = None
+
+
+@dataclass
+class PIROutput(ModelOutput):
+    """Output of [`PIRModel`].
+
+    Attributes:
+        loss: contrastive loss + affiliation_weight * affiliation loss; with `return_loss=True`.
+        contrastive_loss: the first part.
+        affiliation_loss: the second part, unweighted; where scene labels were given.
+        logits_per_image: (images, texts) cosine similarity times the logit scale.
+        logits_per_text: (texts, images), its transpose.
+        image_embeds: (images, projection_dim) unit norm.
+        text_embeds: (texts, projection_dim) unit norm.
+        belief_scores: (images, 1 + patches), see [`PIRImageFeatures`].
+        filtered_indices: (images, filter_size), see [`PIRImageFeatures`].
+        vision_model_output: the vision tower's output.
+        text_model_output: the text tower's output.
+        instruction_model_output: the instruction tower's output.
+    """
+
+    loss: torch.FloatTensor | None = None
+    contrastive_loss: torch.FloatTensor | None = None
+    affiliation_loss: torch.FloatTensor | None = None
+    logits_per_image: torch.FloatTensor | None = None
+    logits_per_text: torch.FloatTensor | None = None
+    image_embeds: torch.FloatTensor | None = None
+    text_embeds: torch.FloatTensor | None = None
+    belief_scores: torch.FloatTensor | None = None
+    filtered_indices: torch.LongTensor | None = None
+    vision_model_output: BaseModelOutputWithPooling | None = None
+    text_model_output: BaseModelOutputWithPooling | None = None
+    instruction_model_output: BaseModelOutputWithPooling | None = None
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """All fields that are set, nested outputs as tuples."""
+        return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
+
+
+@dataclass
+class PIRLosses:
+    """The scalars of [`PIRModel.compute_loss`]; `affiliation_loss` is None where no scene labels were given."""
+
+    loss: torch.Tensor
+    contrastive_loss: torch.Tensor
+    affiliation_loss: torch.Tensor | None
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: object,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention written out: (batch, heads, rows, width) in, (batch, rows, heads, width) and the weights out."""
+    weights = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        weights = weights + attention_mask
+    weights = F.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = F.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+class PIRAttention(nn.Module):
+    """Multi-head attention (official `MHAtt`): three projections, softmax(q k^T / sqrt(head width)) v, one output."""
+
+    def __init__(self, config: PIRConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.head_dim = config.projection_dim // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.dropout = config.dropout
+        self.is_causal = False
+        self.q_proj = nn.Linear(config.projection_dim, config.projection_dim)
+        self.k_proj = nn.Linear(config.projection_dim, config.projection_dim)
+        self.v_proj = nn.Linear(config.projection_dim, config.projection_dim)
+        self.out_proj = nn.Linear(config.projection_dim, config.projection_dim)
+
+    def _split_heads(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return hidden_states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (batch, heads, rows, head_dim)
+
+    def forward(
+        self, query: torch.Tensor, memory: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Let each row of `query` (batch, rows, dim) read `memory` (batch, tokens, dim); returns (batch, rows, dim)."""
+        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        attended, _ = attention(
+            self,
+            self._split_heads(self.q_proj(query)),
+            self._split_heads(self.k_proj(memory)),
+            self._split_heads(self.v_proj(memory)),
+            attention_mask,
+            dropout=self.dropout if self.training else 0.0,
+            scaling=self.scaling,
+        )
+        return self.out_proj(attended.flatten(2))
+
+
+class PIRFeedForward(nn.Module):
+    """Linear, LayerNorm, GELU, Linear (official `FFN`); the LayerNorm inside is not in the paper."""
+
+    def __init__(self, config: PIRConfig) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(config.projection_dim, config.feedforward_dim)
+        self.norm = nn.LayerNorm(config.feedforward_dim)
+        self.fc2 = nn.Linear(config.feedforward_dim, config.projection_dim)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Map (..., dim) to (..., dim)."""
+        return self.fc2(F.gelu(self.norm(self.fc1(hidden_states))))
+
+
+class PIRAttentionBlock(nn.Module):
+    """Attention and feed-forward with their residuals (official `SA` and `CA`, one module for both).
+
+    norm_style "post" (official code): a = LN1(x + Drop(MHA)), out = LN2(a + Drop(FFN(a))).
+    norm_style "branch" (paper, equations of the TEL): a = x + LN1(MHA), out = a + LN2(FFN(a)); the dropout of both
+    branches, which the paper does not mention, is kept in front of the norm.
+    """
+
+    def __init__(self, config: PIRConfig) -> None:
+        super().__init__()
+        self.norm_style = config.norm_style
+        self.attention = PIRAttention(config)
+        self.feed_forward = PIRFeedForward(config)
+        self.attention_norm = nn.LayerNorm(config.projection_dim)
+        self.feed_forward_norm = nn.LayerNorm(config.projection_dim)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def _add(self, residual: torch.Tensor, branch: torch.Tensor, norm: nn.LayerNorm) -> torch.Tensor:
+        branch = self.dropout(branch)
+        return norm(residual + branch) if self.norm_style == "post" else residual + norm(branch)
+
+    def forward(
+        self,
+        residual: torch.Tensor,
+        query: torch.Tensor,
+        memory: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Add what `query` reads in `memory` to `residual`.
+
+        Args:
+            residual: (batch, rows, dim).
+            query: (batch, rows, dim), or (batch, 1, dim) where all rows ask the same.
+            memory: (batch, tokens, dim).
+            attention_mask: of the attention interface, for (rows of the query, tokens).
+
+        Returns:
+            (batch, rows, dim).
+        """
+        attended = self.attention(query, memory, attention_mask).expand_as(residual)
+        hidden_states = self._add(residual, attended, self.attention_norm)
+        return self._add(hidden_states, self.feed_forward(hidden_states), self.feed_forward_norm)
+
+
+class PIRTransformerEncoderLayer(GradientCheckpointingLayer):
+    """The paper's TransformerEncoderLayer (TEL): self-attention, then cross-attention asked by an outside query.
+
+    S = SA(F); out = CA(query = W q, memory = S, residual = S). The residual of the cross-attention is on S, as in both
+    the paper and the official code.
+    """
+
+    def __init__(self, config: PIRConfig) -> None:
+        super().__init__()
+        self.self_attention_block = PIRAttentionBlock(config)
+        self.cross_attention_block = PIRAttentionBlock(config)
+        self.query_projection = nn.Linear(config.projection_dim, config.projection_dim)
+
+    def forward(
+        self,
+        features: torch.Tensor,
+        query: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        first_row_only: bool = False,
+    ) -> torch.Tensor:
+        """Run the layer.
+
+        Args:
+            features: (batch, tokens, dim), the paper's F.
+            query: (batch, tokens, dim), or (batch, 1, dim) for one query shared by all rows.
+            attention_mask: (batch, 1, tokens, tokens) of the attention interface, or None.
+            first_row_only: compute only row 0 of the output, where nothing else is read. The same number.
+
+        Returns:
+            (batch, tokens, dim), or (batch, 1, dim) with `first_row_only`.
+        """
+        memory = self.self_attention_block(features, features, features, attention_mask)
+        residual = memory
+        if first_row_only:
+            residual, query = memory[:, :1], query[:, :1]
+        if attention_mask is not None and query.shape[1] == 1:
+            attention_mask = attention_mask[:, :, :1]
+        return self.cross_attention_block(residual, self.query_projection(query), memory, attention_mask)
+
+
+class VIR(nn.Module):
+    r"""Vision Instruction Representation (paper, section 3.2; official `PIRBase.get_vision_fusion_embeds`).
+
+    belief = softmax(V r);  F_0 = the filter_size most believed rows of V, sorted;
+    F_i = TEL(F_{i-1}, W_i r);  v_loc = Head(F_n[0])
+
+    with V the image tokens and r the instruction. The spatial part (Spatial-PAE) is the stack of TELs.
+
+    Exact savings over the official code: its filter_size query rows are copies of one vector, so one is computed; and
+    of the last layer only row 0 is read, so only row 0 is computed. In evaluation the numbers are the same; in
+    training the rows share one dropout mask on the attention map, where the official code draws one each.
+
+    As in the official code no gradient reaches the belief: sorting reads only its order. The instruction's projection
+    learns through the queries alone.
+    """
+
+    def __init__(self, config: PIRConfig) -> None:
+        super().__init__()
+        self.filter_size = config.filter_size
+        self.layers = nn.ModuleList(PIRTransformerEncoderLayer(config) for _ in range(config.num_instruction_layers))
+        self.head = nn.Linear(config.projection_dim, config.projection_dim)
+
+    def filter(
+        self, image_tokens: torch.Tensor, instruction_embeds: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Score the tokens, sort them and keep the most believed ones.
+
+        Args:
+            image_tokens: (batch, 1 + patches, dim).
+            instruction_embeds: (batch, dim).
+
+        Returns:
+            filtered_tokens (batch, filter_size, dim), belief_scores (batch, 1 + patches) float32, filtered_indices
+            (batch, filter_size).
+
+        Raises:
+            ValueError: the tower gives fewer tokens than are to be kept.
+        """
+        if self.filter_size > image_tokens.shape[1]:
+            raise ValueError(
+                f"filter_size is {self.filter_size}, but the vision tower gave {image_tokens.shape[1]} tokens (one of "
+                "them the pooled one): lower filter_size in the configuration."
+            )
+        scores = torch.matmul(image_tokens, instruction_embeds[:, :, None]).squeeze(-1)  # (batch, 1 + patches)
+        belief_scores = F.softmax(scores, dim=-1, dtype=torch.float32)
+        # Scores, not probabilities, are ranked: the order is the same, and far tokens' probabilities tie at 0.
+        filtered_indices = scores.topk(self.filter_size, dim=-1).indices
+        filtered_tokens = image_tokens.gather(1, filtered_indices[:, :, None].expand(-1, -1, image_tokens.shape[-1]))
+        return filtered_tokens, belief_scores, filtered_indices
+
+    def forward(
+        self, image_tokens: torch.Tensor, instruction_embeds: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Read the image under instruction.
+
+        Args:
+            image_tokens: (batch, 1 + patches, dim), row 0 pooled.
+            instruction_embeds: (batch, dim); None runs the layers over all tokens, each asking with its own row (the
+                paper's "VSE + TEL" row).
+
+        Returns:
+            v_loc (batch, dim), belief_scores (batch, 1 + patches) and filtered_indices (batch, filter_size), both None
+            without instruction.
+        """
+        features, belief_scores, filtered_indices = image_tokens, None, None
+        if instruction_embeds is not None:
+            features, belief_scores, filtered_indices = self.filter(image_tokens, instruction_embeds)
+        for index, layer in enumerate(self.layers):
+            query = features if instruction_embeds is None else instruction_embeds[:, None]
+            features = layer(features, query, None, index == len(self.layers) - 1)
+        return self.head(features[:, 0]), belief_scores, filtered_indices
+
+
+class LCA(nn.Module):
+    r"""Language Cycle Attention (paper, section 3.3; official `PIRBase.get_text_fusion_embeds`).
+
+    F_0 = T;  F_i = TEL(F_{i-1}, W_i F_{i-1});  t_loc = Head(F_n[0])
+
+    with T the text tokens: the text re-reads itself in cycles (Temporal-PAE). Padding is masked unless the
+    configuration says `mask_padding=False`, as the official code.
+    """
+
+    def __init__(self, config: PIRConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(PIRTransformerEncoderLayer(config) for _ in range(config.num_cycles))
+        self.head = nn.Linear(config.projection_dim, config.projection_dim)
+
+    def forward(self, text_tokens: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """Map text_tokens (batch, tokens, dim), row 0 the sentence's, to t_loc (batch, dim)."""
+        features = text_tokens
+        for index, layer in enumerate(self.layers):
+            features = layer(features, features, attention_mask, index == len(self.layers) - 1)
+        return self.head(features[:, 0])
+
+
+def _build_tower(config: PreTrainedConfig, **kwargs: object) -> PreTrainedModel:
+    """A tower with random weights; keyword arguments that its class does not take are left out."""
+    accepted = inspect.signature(MODEL_MAPPING[type(config)].__init__).parameters
+    model_kwargs = {name: value for name, value in kwargs.items() if name in accepted or name == "attn_implementation"}
+    return AutoModel.from_config(config, **model_kwargs)
+
+
+def _tower_width(tower: PreTrainedModel) -> int:
+    """Channels of a tower's tokens and of its pooled vector."""
+    if hasattr(tower, "timm_model"):
+        return tower.timm_model.num_features
+    config = tower.config
+    return config.hidden_sizes[-1] if hasattr(config, "hidden_sizes") else config.hidden_size
+
+
+def _num_prefix_tokens(tower: PreTrainedModel) -> int:
+    """Class and register tokens that a vision tower puts in front of its patches."""
+    if hasattr(tower, "timm_model"):
+        return getattr(tower.timm_model, "num_prefix_tokens", 0)
+    has_class_token = any(name.endswith(("cls_token", "class_embedding")) for name, _ in tower.named_parameters())
+    return int(has_class_token) + getattr(tower.config, "num_register_tokens", 0)
+
+
+class PIRPreTrainedModel(PreTrainedModel):
+    """Loading, saving and initialisation."""
+
+    config: PIRConfig
+    base_model_prefix = "pir"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["PIRTransformerEncoderLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = False  # Swin has none
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialise PIR's own modules as PyTorch does by default, like the official code; towers do their own."""
+        super()._init_weights(module)
+        if isinstance(module, nn.Linear):
+            bound = 1 / math.sqrt(module.in_features)
+            init.uniform_(module.weight, -bound, bound)
+            init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, PIRModel):
+            init.constant_(module.logit_scale, self.config.logit_scale_init_value)
+            if module.affiliation_logit_scale is not None:
+                init.constant_(module.affiliation_logit_scale, self.config.logit_scale_init_value)
+
+
+class PIRModel(PIRPreTrainedModel):
+    """PIR (paper, figure 2): two towers, an instructed vision side (VIR), a cyclic text side (LCA).
+
+    image_embeds = unit(v_cls + v_loc) and text_embeds = unit(t_cls + t_loc), where v_cls and t_cls are the projected
+    sentence and image tokens. Works with any vision and text model of transformers that gives a token sequence.
+    """
+
+    def __init__(self, config: PIRConfig) -> None:
+        super().__init__(config)
+        self.vision_model = _build_tower(config.vision_config)
+        # BERT's pooler is a head for next-sentence prediction, not a pooled sentence: row 0 is read instead.
+        self.text_model = _build_tower(config.text_config, add_pooling_layer=False)
+        self.num_prefix_tokens = _num_prefix_tokens(self.vision_model)
+        self.text_takes_token_types = "token_type_ids" in inspect.signature(self.text_model.forward).parameters
+        self.visual_projection = nn.Linear(_tower_width(self.vision_model), config.projection_dim)
+        self.text_projection = nn.Linear(_tower_width(self.text_model), config.projection_dim)
+        self.instruction_model, self.instruction_projection, self.vir, self.lca = None, None, None, None
+        if config.has_instruction:
+            # Convolutional towers have no attention to choose, and refuse an explicit choice.
+            self.instruction_model = _build_tower(config.instruction_config, attn_implementation="eager")
+            self.instruction_projection = nn.Linear(_tower_width(self.instruction_model), config.projection_dim)
+        if config.num_instruction_layers:
+            self.vir = VIR(config)
+        if config.num_cycles:
+            self.lca = LCA(config)
+        self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
+        self.affiliation_logit_scale = None
+        if config.affiliation_weight > 0:
+            self.affiliation_logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
+        self.post_init()
+
+    @classmethod
+    def from_backbones(
+        cls, vision: str, text: str, instruction: str | None = None, **config_kwargs: object
+    ) -> "PIRModel":
+        """Start from pretrained towers; VIR, LCA and the projections are random.
+
+        Args:
+            vision: Hub id or folder of a vision model (Swin, `timm/...`, or a dual encoder whose vision tower is used).
+            text: Hub id or folder of a text model (or a dual encoder).
+            instruction: Hub id or folder of the prior; None only without VIR's instruction.
+            config_kwargs: fields of [`PIRConfig`]. `filter_size` defaults to 80 % of the tokens, as 40 of 50.
+
+        Returns:
+            The model, in evaluation mode like every `from_pretrained`.
+
+        Raises:
+            ValueError: a tower's weights are missing from its checkpoint, or an instruction is missing.
+        """
+        towers = {"vision": _load_tower(vision, "vision"), "text": _load_tower(text, "text")}
+        if instruction is not None:
+            towers["instruction"] = _load_tower(instruction, "vision")
+        patches = num_patches(towers["vision"].config)
+        if patches is not None:
+            config_kwargs.setdefault("filter_size", round(0.8 * (1 + patches)))
+        config = PIRConfig(**{f"{name}_config": tower.config for name, tower in towers.items()}, **config_kwargs)
+        if config.has_instruction and instruction is None:
+            raise ValueError(
+                "PIR instructs its vision side with a prior, but no instruction model was given: pass "
+                "instruction=..., or num_instruction_layers=0 for a model without VIR."
+            )
+        model = cls(config)
+        for name, tower in towers.items():
+            if getattr(model, f"{name}_model") is not None:
+                getattr(model, f"{name}_model").load_state_dict(tower.state_dict())
+        return model.eval()
+
+    def tie_weights(self, *args: object, **kwargs: object) -> None:
+        """Freeze the prior; the last hook of both building and `from_pretrained`, which replaces every parameter."""
+        super().tie_weights(*args, **kwargs)
+        if self.instruction_model is not None and self.config.freeze_instruction_encoder:
+            self.instruction_model.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "PIRModel":
+        """Set training mode, but keep a frozen prior's BatchNorm on its own statistics."""
+        super().train(mode)
+        config = self.config
+        if self.instruction_model is not None and config.freeze_instruction_encoder:
+            self.instruction_model.train(mode and not config.freeze_instruction_batch_norm)
+        return self
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Word embeddings of the text tower."""
+        return self.text_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the word embeddings of the text tower."""
+        self.text_model.set_input_embeddings(value)
+
+    def enable_input_require_grads(self) -> None:
+        """Make both towers' first outputs require gradients (for adapters with gradient checkpointing).
+
+        transformers' own version hooks `SwinPatchEmbeddings`, whose output is a tuple, and fails.
+        """
+        modules = [self.get_input_embeddings()]
+        modules += [module for module in self.vision_model.modules() if isinstance(module, nn.Conv2d)][:1]
+        self._require_grads_hooks = [
+            module.register_forward_hook(lambda _module, _inputs, output: output.requires_grad_(True))
+            for module in modules
+        ]
+        self._require_grads_hook = self._require_grads_hooks[0]
+
+    def _image_tokens(self, outputs: BaseModelOutputWithPooling) -> torch.Tensor:
+        """Projected tokens of the vision tower (batch, 1 + patches, dim): row 0 pooled, then the grid in raster order."""
+        tokens = outputs.last_hidden_state
+        if tokens.dim() == 4:  # timm: (batch, rows, cols, width); convolutional towers: (batch, width, rows, cols)
+            width = self.visual_projection.in_features
+            tokens = tokens if tokens.shape[-1] == width else tokens.permute(0, 2, 3, 1)
+            tokens = tokens.flatten(1, 2)
+        patches = tokens[:, self.num_prefix_tokens :]
+        pooled = outputs.pooler_output
+        pooled = tokens[:, 0] if pooled is None else pooled.flatten(1)
+        return self.visual_projection(torch.cat([pooled[:, None], patches], dim=1))
+
+    def _instruct(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, BaseModelOutputWithPooling]:
+        """The prior's projected scene feature (batch, dim), and its output."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_instruction_encoder):
+            outputs = self.instruction_model(pixel_values, return_dict=True)
+        return self.instruction_projection(outputs.pooler_output.flatten(1)), outputs
+
+    @can_return_tuple
+    def get_image_features(
+        self, pixel_values: torch.FloatTensor, **kwargs: Unpack[TransformersKwargs]
+    ) -> tuple | BaseModelOutputWithPooling:
+        """Embed images.
+
+        Args:
+            pixel_values: (batch, 3, height, width), normalised RGB from the processor.
+            kwargs: passed to the vision tower (`output_attentions`, `output_hidden_states`...).
+
+        Returns:
+            [`PIRImageFeatures`]; `pooler_output` (batch, projection_dim) is the image's embedding, NOT of unit norm.
+
+        Example:
+
+        ```python
+        >>> features = model.get_image_features(**processor(images=image, return_tensors="pt"))
+        >>> image_embeds = torch.nn.functional.normalize(features.pooler_output, dim=-1)
+        ```"""
+        vision_outputs = self.vision_model(pixel_values, return_dict=True, **kwargs)
+        image_tokens = self._image_tokens(vision_outputs)  # (batch, 1 + patches, dim)
+        instruction_embeds, instruction_outputs, belief_scores, filtered_indices = None, None, None, None
+        image_features = image_tokens[:, 0]
+        if self.instruction_model is not None:
+            instruction_embeds, instruction_outputs = self._instruct(pixel_values)
+        if self.vir is not None:
+            local_features, belief_scores, filtered_indices = self.vir(image_tokens, instruction_embeds)
+            image_features = image_features + local_features
+        return PIRImageFeatures(
+            last_hidden_state=vision_outputs.last_hidden_state,
+            pooler_output=image_features,
+            hidden_states=vision_outputs.hidden_states,
+            attentions=getattr(vision_outputs, "attentions", None),
+            belief_scores=belief_scores,
+            filtered_indices=filtered_indices,
+            instruction_model_output=instruction_outputs,
+        )
+
+    @can_return_tuple
+    def get_text_features(
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.LongTensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | BaseModelOutputWithPooling:
+        """Embed texts.
+
+        Args:
+            input_ids: (batch, length) long.
+            attention_mask: (batch, length), 1 for a token and 0 for padding; None takes every position for a token.
+            token_type_ids: (batch, length), for towers that take it.
+            position_ids: (batch, length) or (1, length).
+            kwargs: passed to the text tower.
+
+        Returns:
+            BaseModelOutputWithPooling; `pooler_output` (batch, projection_dim) is the text's embedding, NOT of unit norm.
+        """
+        if not self.config.mask_padding:
+            attention_mask = None
+        if token_type_ids is not None and self.text_takes_token_types:
+            kwargs["token_type_ids"] = token_type_ids
+        outputs = self.text_model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            return_dict=True,
+            **kwargs,
+        )
+        states = outputs.last_hidden_state
+        if outputs.pooler_output is not None:  # a causal tower (CLIP's): its first row has read nothing, so the pooled
+            states = torch.cat([outputs.pooler_output[:, None], states], dim=1)  # vector goes in front, as for images
+            if attention_mask is not None:
+                attention_mask = F.pad(attention_mask, (1, 0), value=1)
+        text_tokens = self.text_projection(states)  # (batch, tokens, dim)
+        text_features = text_tokens[:, 0]
+        if self.lca is not None:
+            mask = create_bidirectional_mask(self.config, text_tokens, attention_mask)
+            text_features = text_features + self.lca(text_tokens, mask)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=outputs.last_hidden_state,
+            pooler_output=text_features,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def compute_loss(
+        self,
+        image_embeds: torch.Tensor,
+        text_embeds: torch.Tensor,
+        image_ids: torch.LongTensor | None = None,
+        scene_labels: torch.LongTensor | None = None,
+        process_ids: torch.LongTensor | None = None,
+    ) -> PIRLosses:
+        """Losses of a batch, which may be gathered from several processes (paper, L = L_c + lambda L_a).
+
+        Args:
+            image_embeds: (images, dim) unit norm.
+            text_embeds: (images * n, dim) unit norm; rows i * n .. (i + 1) * n - 1 describe image i.
+            image_ids: (images,) long; rows with one id show one image and share their captions. None: all differ.
+            scene_labels: (images,) long, -1 for unknown; None leaves the affiliation loss out.
+            process_ids: (images,) long, the process each image came from, for `affiliation_centers="local"`.
+
+        Returns:
+            [`PIRLosses`].
+
+        Raises:
+            ValueError: the texts are not a whole number per image.
+        """
+        captions_per_image, rest = divmod(text_embeds.shape[0], image_embeds.shape[0])
+        if rest or not captions_per_image:
+            raise ValueError(
+                f"The loss needs the same number of captions for every image, but got {text_embeds.shape[0]} texts for "
+                f"{image_embeds.shape[0]} images: repeat an image for each of its captions, or give all n of each."
+            )
+        config = self.config
+        if image_ids is None:
+            image_ids = torch.arange(image_embeds.shape[0], device=image_embeds.device)
+        positives = same_image_targets(image_ids, image_ids.repeat_interleave(captions_per_image))
+        similarity = image_embeds.float() @ text_embeds.float().T
+        if config.contrastive_objective == "triplet":
+            contrastive = triplet_loss(similarity, positives, config.triplet_margin)
+        else:
+            contrastive = contrastive_loss(self._scale(self.logit_scale) * similarity, positives)
+        if scene_labels is None or self.affiliation_logit_scale is None:
+            return PIRLosses(contrastive, contrastive, None)
+        affiliation = affiliation_loss(
+            image_embeds,
+            text_embeds,
+            scene_labels,
+            self._scale(self.affiliation_logit_scale),
+            config.affiliation_targets,
+            process_ids if config.affiliation_centers == "local" else None,
+        )
+        return PIRLosses(contrastive + config.affiliation_weight * affiliation, contrastive, affiliation)
+
+    @staticmethod
+    def _scale(logit_scale: torch.Tensor) -> torch.Tensor:
+        return logit_scale.float().exp().clamp(max=MAX_LOGIT_SCALE)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        attention_mask: torch.LongTensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        image_ids: torch.LongTensor | None = None,
+        scene_labels: torch.LongTensor | None = None,
+        return_loss: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> PIROutput:
+        """Embed images and texts and compare each with each.
+
+        Args:
+            input_ids: (texts, length) long.
+            pixel_values: (images, 3, height, width), normalised RGB.
+            attention_mask: (texts, length), 1 for a token and 0 for padding.
+            token_type_ids: (texts, length).
+            position_ids: (texts, length).
+            image_ids: (images,) long, see [`PIRModel.compute_loss`].
+            scene_labels: (images,) long, see [`PIRModel.compute_loss`].
+            return_loss: whether to compute the losses; then texts have to be a whole number per image.
+            kwargs: passed to the vision and text towers.
+
+        Returns:
+            [`PIROutput`].
+
+        Raises:
+            ValueError: images or texts are missing.
+        """
+        if input_ids is None or pixel_values is None:
+            missing = "input_ids" if input_ids is None else "pixel_values"
+            raise ValueError(
+                f"{missing} is missing: forward compares images with texts. For one side alone call "
+                "get_image_features or get_text_features."
+            )
+        image_outputs = self.get_image_features(pixel_values, return_dict=True, **kwargs)
+        text_outputs = self.get_text_features(
+            input_ids, attention_mask, token_type_ids, position_ids, return_dict=True, **kwargs
+        )
+        image_embeds = F.normalize(image_outputs.pooler_output, dim=-1)
+        text_embeds = F.normalize(text_outputs.pooler_output, dim=-1)
+        logits_per_text = self._scale(self.logit_scale).to(text_embeds.dtype) * text_embeds @ image_embeds.T
+        losses = None
+        if return_loss:
+            losses = self.compute_loss(image_embeds, text_embeds, image_ids, scene_labels)
+        return PIROutput(
+            loss=None if losses is None else losses.loss,
+            contrastive_loss=None if losses is None else losses.contrastive_loss,
+            affiliation_loss=None if losses is None else losses.affiliation_loss,
+            logits_per_image=logits_per_text.T,
+            logits_per_text=logits_per_text,
+            image_embeds=image_embeds,
+            text_embeds=text_embeds,
+            belief_scores=image_outputs.belief_scores,
+            filtered_indices=image_outputs.filtered_indices,
+            vision_model_output=image_outputs,
+            text_model_output=text_outputs,
+            instruction_model_output=image_outputs.instruction_model_output,
+        )
+
+
+def _load_tower(name_or_path: str, part: str) -> PreTrainedModel:
+    """A pretrained tower: a vision or text model, or that part of a dual encoder, with every one of its weights.
+
+    Args:
+        name_or_path: Hub id or folder.
+        part: "vision" or "text".
+
+    Raises:
+        ValueError: some of the tower's weights are not in the checkpoint.
+    """
+    config = AutoConfig.from_pretrained(name_or_path)
+    config = getattr(config, f"{part}_config", config)
+    tower_class = MODEL_MAPPING[type(config)]
+    kwargs = {}
+    if part == "text" and "add_pooling_layer" in inspect.signature(tower_class.__init__).parameters:
+        kwargs["add_pooling_layer"] = False
+    tower, report = tower_class.from_pretrained(name_or_path, config=config, output_loading_info=True, **kwargs)
+    if report["missing_keys"] or report["mismatched_keys"]:
+        missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+        raise ValueError(
+            f"{len(missing)} weights of the {part} tower are not in {name_or_path!r}, among them {missing[:3]}: it is "
+            f"not a checkpoint of {tower_class.__name__}."
+        )
+    return tower
+
+
+__all__ = ["PIRImageFeatures", "PIRModel", "PIROutput", "PIRPreTrainedModel"]

@@ -1,0 +1,114 @@
+# Copyright 2026 The PIR package authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License"); you may not use this file except in compliance with
+# the License. You may obtain a copy of the License at http://www.apache.org/licenses/LICENSE-2.0
+"""PIRProcessor: images and captions in, pixel_values, input_ids and attention_mask out."""
+
+import re
+
+from transformers.image_utils import ImageInput
+from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, TextKwargs, Unpack
+from transformers.tokenization_utils_base import BatchEncoding
+
+_DROPPED = str.maketrans("-/", "  ", ",.'!?\"()*#:;~")
+_WHITESPACE_RUN = re.compile(r"\s{2,}")
+
+
+def clean_caption(text: str, max_words: int = 30) -> str:
+    """Clean a caption by the official rules (`pre_caption`).
+
+    Lower case; the characters , . ' ! ? " ( ) * # : ; ~ deleted; hyphen and slash to a space; "<person>" to "person";
+    runs of white space to one space; the first `max_words` words kept.
+
+    Args:
+        text: a caption.
+        max_words: words kept, counted after cleaning.
+
+    Returns:
+        The cleaned caption, at least one character.
+
+    Raises:
+        ValueError: nothing is left of the caption.
+    """
+    cleaned = text.lower().translate(_DROPPED).replace("<person>", "person")
+    cleaned = _WHITESPACE_RUN.sub(" ", cleaned).rstrip("\n").strip(" ")
+    cleaned = " ".join(cleaned.split(" ")[:max_words])
+    if not cleaned:
+        raise ValueError(f"Nothing is left of the caption {text!r} after cleaning: leave it out of the data.")
+    return cleaned
+
+
+class PIRTextKwargs(TextKwargs, total=False):
+    """Text options of [`PIRProcessor`] beside the tokenizer's.
+
+    Attributes:
+        clean_captions: clean every text by [`clean_caption`] first; None takes the processor's `caption_cleaning`.
+    """
+
+    clean_captions: bool | None
+
+
+class PIRProcessorKwargs(ProcessingKwargs, total=False):
+    """Typed options of [`PIRProcessor`]."""
+
+    text_kwargs: PIRTextKwargs
+
+
+class PIRProcessor(ProcessorMixin):
+    """An image processor and a tokenizer in one object.
+
+    The official settings are a ViTImageProcessor at 224 pixels (aspect not kept), bicubic, with CLIP's mean and
+    standard deviation, and an uncased BertTokenizer; texts are cut at 47 tokens and padded to the longest.
+
+    Args:
+        image_processor: an image processor of transformers.
+        tokenizer: a tokenizer of transformers.
+        caption_cleaning: whether texts are cleaned by [`clean_caption`] unless a call says otherwise with
+            `clean_captions=`. Checkpoints converted from the official code set it, their texts were cleaned.
+    """
+
+    valid_processor_kwargs = PIRProcessorKwargs
+    text_kwargs = {"padding": True, "truncation": True, "max_length": 47}
+
+    def __init__(
+        self,
+        image_processor: object | None = None,
+        tokenizer: object | None = None,
+        caption_cleaning: bool = False,
+        **kwargs: object,
+    ) -> None:
+        self.caption_cleaning = caption_cleaning
+        super().__init__(image_processor, tokenizer, **kwargs)
+
+    def __call__(
+        self,
+        images: ImageInput | None = None,
+        text: str | list[str] | None = None,
+        **kwargs: Unpack[PIRProcessorKwargs],
+    ) -> BatchEncoding:
+        """Prepare images, texts or both for [`PIRModel`].
+
+        Args:
+            images: one image or a list (PIL, numpy, torch; a path or an address).
+            text: one caption or a list.
+            kwargs: options of the image processor and the tokenizer, `clean_captions` and `return_tensors`.
+
+        Returns:
+            `pixel_values` (images, 3, height, width), `input_ids` and `attention_mask` (texts, length); what was given.
+
+        Raises:
+            ValueError: neither images nor text, or a text without any word.
+        """
+        text_kwargs = dict(kwargs.pop("text_kwargs", {}))
+        clean = kwargs.pop("clean_captions", text_kwargs.pop("clean_captions", None))
+        if text is not None and (self.caption_cleaning if clean is None else clean):
+            text = clean_caption(text) if isinstance(text, str) else [clean_caption(caption) for caption in text]
+        for caption in [text] if isinstance(text, str) else text or []:
+            if isinstance(caption, str) and not caption.strip():
+                raise ValueError(f"A text is empty ({caption!r}): give a sentence with at least one word.")
+        if text_kwargs:
+            kwargs["text_kwargs"] = text_kwargs
+        return super().__call__(images=images, text=text, **kwargs)
+
+
+__all__ = ["PIRProcessor", "clean_caption"]

@@ -1,0 +1,94 @@
+"""Model and processor of a run, from its configuration."""
+
+import warnings
+
+from datasets import Dataset
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, ViTImageProcessor
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling
+
+from modeling_pir import PIRConfig, PIRModel, PIRProcessor
+from modeling_pir.processing_pir import clean_caption
+from training.config import TrainConfig
+
+SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def train_tokenizer(captions: list[str], vocab_size: int, max_length: int) -> BertTokenizer:
+    """Learn an uncased WordPiece vocabulary.
+
+    Args:
+        captions: the training captions.
+        vocab_size: pieces, at most.
+        max_length: tokens a text is cut to.
+
+    Returns:
+        A BertTokenizer.
+    """
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=SPECIAL_TOKENS, show_progress=False)
+    # Sorted: the trainer breaks ties between equally frequent pieces by the order in which it meets them.
+    tokenizer.train_from_iterator(sorted(set(captions)), trainer)
+    return BertTokenizer(vocab=tokenizer.get_vocab(), model_max_length=max_length)
+
+
+def build_image_processor(image_size: int) -> ViTImageProcessor:
+    """The official image settings: resized to a square, bicubic, CLIP's mean and standard deviation."""
+    return ViTImageProcessor(
+        size={"height": image_size, "width": image_size},
+        resample=PILImageResampling.BICUBIC,
+        image_mean=OPENAI_CLIP_MEAN,
+        image_std=OPENAI_CLIP_STD,
+        do_convert_rgb=True,
+    )
+
+
+def build_model_and_processor(config: TrainConfig, train_split: Dataset) -> tuple[PIRModel, PIRProcessor]:
+    """Build or load what the run trains.
+
+    Args:
+        config: the run; `init_from` wins over `backbones`, and without both the weights are random.
+        train_split: rows with `captions`, for a tokenizer that is to be trained.
+
+    Returns:
+        The model and its processor.
+
+    Raises:
+        ValueError: a tokenizer with more words than the text tower has embeddings, or a model without processor.
+    """
+    if config.init_from is not None:
+        processor = PIRProcessor.from_pretrained(config.init_from)
+        return PIRModel.from_pretrained(config.init_from, **config.model), processor
+    tokenizer = _build_tokenizer(config, train_split)
+    if config.backbones is not None:
+        model = PIRModel.from_backbones(**config.backbones, **config.model)
+    else:
+        fields = dict(config.model)
+        text_config = dict(fields.get("text_config") or {})
+        if config.tokenizer == "train":
+            text_config["vocab_size"] = len(tokenizer)
+            text_config.setdefault("pad_token_id", tokenizer.pad_token_id)
+        model = PIRModel(PIRConfig(**fields | {"text_config": text_config}))
+    if len(tokenizer) > model.config.text_config.vocab_size:
+        raise ValueError(
+            f"The tokenizer knows {len(tokenizer)} pieces, but the text tower has embeddings for "
+            f"{model.config.text_config.vocab_size}: use the tokenizer of the text tower's checkpoint."
+        )
+    image_size = getattr(model.config.vision_config, "image_size", 224)
+    image_processor = build_image_processor(image_size if isinstance(image_size, int) else image_size[0])
+    return model, PIRProcessor(image_processor, tokenizer, caption_cleaning=config.caption_cleaning)
+
+
+def _build_tokenizer(config: TrainConfig, train_split: Dataset) -> PreTrainedTokenizerBase:
+    if config.tokenizer != "train":
+        return AutoTokenizer.from_pretrained(config.tokenizer)
+    if config.backbones is not None:
+        warnings.warn("A new vocabulary has no use for a pretrained text tower's word embeddings.", stacklevel=2)
+    captions = [caption for captions in train_split["captions"] for caption in captions]
+    if config.caption_cleaning:
+        captions = [clean_caption(caption) for caption in captions]
+    max_length = PIRProcessor.text_kwargs["max_length"]
+    return train_tokenizer(captions, config.vocab_size, max_length)

@@ -1,0 +1,188 @@
+"""TrainConfig: everything of one run that is not architecture, from a YAML file and a few overrides."""
+
+import dataclasses
+import difflib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+
+
+@dataclass(kw_only=True)
+class TrainConfig:
+    """One reproducible run.
+
+    Precision, device and the number of processes are accelerate's (`accelerate launch --mixed_precision bf16 ...`);
+    the architecture is PIRConfig's and travels with the weights.
+
+    Attributes:
+        output_dir: the run folder.
+        data: "sample" (drawn by code), a known name (rsicd, rsitmd, ucm), a Hub id, a parquet folder, an image folder
+            with metadata.jsonl, or a CSV of path,caption.
+        split_list: "rsicd", "rsitmd" or "ucm": re-assign the images to the splits of published results.
+        data_revision: revision of a Hub data set.
+        skip_bad_images: leave unreadable images out, counted and listed, instead of stopping.
+        init_from: Hub id or folder of a PIR model to go on from; with it `model`, `backbones` and `tokenizer` are unused.
+        backbones: Hub ids or folders of pretrained towers: `vision`, `text` and `instruction`.
+        model: fields of PIRConfig.
+        tokenizer: "train" learns a WordPiece vocabulary from the training captions; else a Hub id or folder.
+        vocab_size: words and pieces of a learned vocabulary, at most.
+        caption_cleaning: clean captions by the official rules, in training and later in the processor.
+        init_instruction: an official ResNet .pth or a saved tower that the instruction encoder starts from.
+        instruction_epochs: epochs of scene classification on the training split before the joint training; 0 leaves
+            the instruction encoder as it is, random if nothing was loaded into it.
+        instruction_learning_rate: its peak learning rate (AdamW, one cycle).
+        captions_per_image: 0: an item is one caption with its image, as the official epoch. n: an item is an image
+            with n of its captions, so that the image is encoded once.
+        crop_scale: smallest share of the area that a random crop keeps, 1 for no crop.
+        rand_augment: two random operations that leave colours and objects recognisable.
+        flips_and_turns: flips and quarter turns, where no caption of the item names a direction.
+        epochs: passes over the training items.
+        batch_size: items per process and step.
+        learning_rate: peak learning rate of AdamW.
+        weight_decay: of the weights that decay (not norms, biases, temperatures).
+        adam_betas: decay rates of AdamW's moments.
+        warmup_ratio: share of the steps over which the learning rate rises linearly.
+        schedule: "linear" or "cosine" decay to 0 after the warm-up.
+        max_grad_norm: gradient norm that is clipped to; 0 turns clipping off.
+        evaluate_every: epochs between evaluations on validation.
+        evaluation_batch_size: images or texts encoded at once.
+        seed: of weights, order, augmentation and dropout.
+        num_workers: loader processes; 0 loads in the training process.
+        cache_images: keep the training images decoded in memory, where they fit.
+        log_with: trackers of accelerate, such as "tensorboard" or "wandb".
+        log_every: steps between lines in metrics.jsonl.
+    """
+
+    output_dir: str = "runs/run"
+    data: str = "sample"
+    split_list: str | None = None
+    data_revision: str | None = None
+    skip_bad_images: bool = False
+    init_from: str | None = None
+    backbones: dict[str, str] | None = None
+    model: dict[str, Any] = field(default_factory=dict)
+    tokenizer: str = "train"
+    vocab_size: int = 4000
+    caption_cleaning: bool = True
+    init_instruction: str | None = None
+    instruction_epochs: int = 0
+    instruction_learning_rate: float = 2e-3
+    captions_per_image: int = 0
+    crop_scale: float = 0.5
+    rand_augment: bool = True
+    flips_and_turns: bool = True
+    epochs: int = 50
+    batch_size: int = 128
+    learning_rate: float = 6e-5
+    weight_decay: float = 0.01
+    adam_betas: tuple[float, float] = (0.9, 0.98)
+    warmup_ratio: float = 0.1
+    schedule: Literal["linear", "cosine"] = "linear"
+    max_grad_norm: float = 1.0
+    evaluate_every: int = 1
+    evaluation_batch_size: int = 64
+    seed: int = 42
+    num_workers: int = 0
+    cache_images: bool = False
+    log_with: str | None = None
+    log_every: int = 10
+
+    def __post_init__(self) -> None:
+        """Check types and ranges.
+
+        Raises:
+            ValueError: with the field, its value and what is allowed.
+        """
+        for spec in dataclasses.fields(self):
+            _check_type(spec.name, getattr(self, spec.name), spec.type)
+        self.adam_betas = tuple(self.adam_betas)
+        for name in ("epochs", "batch_size", "evaluate_every", "evaluation_batch_size", "log_every", "learning_rate"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, but it has to be above 0.")
+        for name in ("captions_per_image", "instruction_epochs", "num_workers", "weight_decay", "max_grad_norm"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, but it has to be 0 or more.")
+        if not 0 <= self.warmup_ratio < 1:
+            raise ValueError(f"warmup_ratio is {self.warmup_ratio}, but it is a share of the steps: at least 0, below 1.")
+        if not 0 < self.crop_scale <= 1:
+            raise ValueError(f"crop_scale is {self.crop_scale}, but it is a share of the area: above 0, at most 1.")
+        if self.backbones is not None and not {"vision", "text"} <= set(self.backbones) <= {"vision", "text", "instruction"}:
+            raise ValueError(f"backbones names {sorted(self.backbones)}: give vision and text, and instruction for VIR.")
+
+
+def _check_type(name: str, value: object, expected: Any) -> None:
+    """One sentence where a YAML value has not its field's type (an `1e-4` without a dot reads as a string)."""
+    if get_origin(expected) is Literal:
+        if value not in get_args(expected):
+            raise ValueError(f"{name} is {value!r}, but it has to be one of {', '.join(get_args(expected))}.")
+        return
+    allowed = {
+        int: (int,), float: (int, float), str: (str,), bool: (bool,),
+        str | None: (str, type(None)), dict[str, Any]: (dict,), dict[str, str] | None: (dict, type(None)),
+        tuple[float, float]: (list, tuple),
+    }[expected]  # fmt: skip
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+        hint = " (YAML reads 1e-4 as text: write 1.0e-4)" if isinstance(value, str) and float in allowed else ""
+        raise ValueError(f"{name} is {value!r}, but its type is {getattr(expected, '__name__', expected)}{hint}.")
+
+
+def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> TrainConfig:
+    """Read a run's YAML file.
+
+    Args:
+        path: the file.
+        overrides: fields that replace the file's; a dotted name (`model.num_cycles`) reaches into a mapping.
+
+    Returns:
+        The checked configuration.
+
+    Raises:
+        ValueError: the file is missing or no mapping, or a field does not exist (the nearest name is suggested).
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"There is no configuration file {str(path)!r}: training/configs/ holds the shipped ones.")
+    values = yaml.safe_load(Path(path).read_text()) or {}
+    if not isinstance(values, dict):
+        raise ValueError(f"{str(path)!r} is no YAML mapping of fields to values.")
+    for name, value in (overrides or {}).items():
+        *parents, leaf = name.split(".")
+        target = values
+        for parent in parents:
+            target = target.setdefault(parent, {})
+        target[leaf] = value
+    names = [spec.name for spec in dataclasses.fields(TrainConfig)]
+    for name in values:
+        if name not in names:
+            nearest = difflib.get_close_matches(name, names, n=1)
+            hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; the fields are {', '.join(names)}."
+            raise ValueError(f"There is no configuration field {name!r}{hint}")
+    return TrainConfig(**values)
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, Any]:
+    """Turn `field=value` arguments into overrides; values are read as YAML.
+
+    Args:
+        assignments: such as ["epochs=3", "model.num_cycles=0"].
+
+    Returns:
+        Field to value.
+
+    Raises:
+        ValueError: an argument without "=".
+    """
+    overrides = {}
+    for assignment in assignments:
+        name, separator, value = assignment.partition("=")
+        if not separator or not name:
+            raise ValueError(f"--set takes field=value, but got {assignment!r}.")
+        overrides[name] = yaml.safe_load(value)
+    return overrides
+
+
+def save_config(config: TrainConfig, path: str | Path) -> None:
+    """Write a configuration as YAML that [`load_config`] reads back."""
+    values = dataclasses.asdict(config) | {"adam_betas": list(config.adam_betas)}
+    Path(path).write_text(yaml.safe_dump(values, sort_keys=False))
