@@ -296,7 +296,8 @@ class VIR(nn.Module):
                 f"filter_size is {self.filter_size}, but the vision tower gave {image_tokens.shape[1]} tokens (one of "
                 "them the pooled one): lower filter_size in the configuration."
             )
-        scores = torch.matmul(image_tokens, instruction_embeds[:, :, None]).squeeze(-1)  # (batch, 1 + patches)
+        # In float32, and as a product and a sum, which autocast leaves alone: bfloat16 scores would tie.
+        scores = (image_tokens.float() * instruction_embeds.float()[:, None]).sum(dim=-1)  # (batch, 1 + patches)
         belief_scores = F.softmax(scores, dim=-1, dtype=torch.float32)
         # Scores, not probabilities, are ranked: the order is the same, and far tokens' probabilities tie at 0.
         filtered_indices = scores.topk(self.filter_size, dim=-1).indices
@@ -409,6 +410,8 @@ class PIRModel(PIRPreTrainedModel):
         self.vision_model = _build_tower(config.vision_config)
         # BERT's pooler is a head for next-sentence prediction, not a pooled sentence: row 0 is read instead.
         self.text_model = _build_tower(config.text_config, add_pooling_layer=False)
+        if not config.mask_padding:  # what takes part learns its embedding, which towers keep from their padding
+            self.text_model.get_input_embeddings().padding_idx = None
         self.num_prefix_tokens = _num_prefix_tokens(self.vision_model)
         self.text_takes_token_types = "token_type_ids" in inspect.signature(self.text_model.forward).parameters
         self.visual_projection = nn.Linear(_tower_width(self.vision_model), config.projection_dim)

@@ -1,0 +1,75 @@
+"""Augmentation that leaves a caption true: crops, turns where nothing depends on direction, colour-keeping changes."""
+
+import re
+
+import torch
+from torchvision.transforms import InterpolationMode, v2
+
+DIRECTIONS = re.compile(
+    r"\b(left|right|north|south|east|west|top|bottom|upper|lower|above|below|beneath|underneath|vertical|horizontal|"
+    r"clockwise|anticlockwise|counterclockwise)(ern|wards?|most|ly|east|west|eastern|western)?\b",
+    re.IGNORECASE,
+)
+
+
+class ColourKeepingRandAugment(v2.RandAugment):
+    """RandAugment without the operations after which a caption's colours are wrong.
+
+    Left out of torchvision's: Posterize, Solarize, Color and Equalize. The official code's set has Equalize, and
+    Brightness and Sharpness only upwards; here they go both ways.
+    """
+
+    _AUGMENTATION_SPACE = {
+        name: v2.RandAugment._AUGMENTATION_SPACE[name]
+        for name in (
+            "Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Contrast", "Sharpness",
+            "AutoContrast",
+        )
+    }  # fmt: skip
+
+
+def names_direction(captions: list[str]) -> bool:
+    """Whether a caption says left, right, north, top... and so would become false in a mirror or after a turn."""
+    return any(DIRECTIONS.search(caption) for caption in captions)
+
+
+class Augmentation:
+    """Random crop, flips and quarter turns, and two colour-keeping operations.
+
+    Args:
+        image_size: side of the result, pixels.
+        crop_scale: smallest share of the area that a crop keeps (official: 0.5); 1 only resizes.
+        rand_augment: two operations of [`ColourKeepingRandAugment`] at magnitude 7 of 31 (official: 7 of 10 on scales
+            of its own).
+        flips_and_turns: any of the eight ways to lay an image down, which nadir imagery allows; the official code
+            flips left-right alone, and also where a caption says "left".
+    """
+
+    def __init__(self, image_size: int, crop_scale: float, rand_augment: bool, flips_and_turns: bool) -> None:
+        size = (image_size, image_size)
+        bicubic = InterpolationMode.BICUBIC
+        self.crop = v2.Resize(size, bicubic, antialias=True)
+        if crop_scale < 1:
+            self.crop = v2.RandomResizedCrop(size, scale=(crop_scale, 1.0), interpolation=bicubic, antialias=True)
+        self.rand_augment = ColourKeepingRandAugment(num_ops=2, magnitude=7, fill=128) if rand_augment else None
+        self.flips_and_turns = flips_and_turns
+
+    def __call__(self, pixels: torch.Tensor, captions: list[str]) -> torch.Tensor:
+        """Augment one image by torch's global random state.
+
+        Args:
+            pixels: (3, height, width) uint8.
+            captions: those that are shown with it.
+
+        Returns:
+            (3, image_size, image_size) uint8.
+        """
+        pixels = self.crop(pixels)
+        if self.flips_and_turns and not names_direction(captions):
+            way = int(torch.randint(8, ()))
+            pixels = torch.rot90(pixels, way % 4, dims=(1, 2))
+            if way >= 4:
+                pixels = pixels.flip(2)
+        if self.rand_augment is not None:
+            pixels = self.rand_augment(pixels.contiguous())
+        return pixels.contiguous()

@@ -1,0 +1,299 @@
+"""Publish a run: its best model, loadable without this package, with a card whose every number is the run's own.
+
+    python -m training.push_to_hub --model runs/sample --repo org/pir-sample --dry-run   # shows it, uploads nothing
+    python -m training.push_to_hub --model runs/sample --repo org/pir-sample
+
+A run without metrics, with metrics of other weights or made from uncommitted code is refused. The card is filled from
+hub_configs/pir-DATA/README.md where the data set has one, else from hub_configs/model_card.md.
+"""
+
+import argparse
+import dataclasses
+import json
+import re
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from modeling_pir import PIRConfig, PIRModel, PIRProcessor
+from modeling_pir.hub import check_model_folder, check_repo_id, upload, weights_hash, write_hub_folder
+from training.config import TrainConfig, load_config
+from training.known import NAMES, known_dataset
+from training.record import METRICS, describe_objects
+
+CARDS = Path(__file__).parents[1] / "hub_configs"
+PICTURES = ("gallery.png", "belief.png", "curves.png")
+LICENSE = "apache-2.0"  # of the code and the weights
+DIRECTIONS = {"i2t": "image to text", "t2i": "text to image"}
+
+
+@dataclasses.dataclass
+class Run:
+    """A finished run folder.
+
+    Attributes:
+        folder: of the run.
+        config: what was asked for.
+        environment: where it ran and on what (environment.json).
+        test: its result on the test split (test.json).
+    """
+
+    folder: Path
+    config: TrainConfig
+    environment: dict[str, Any]
+    test: dict[str, Any]
+
+    @property
+    def model_folder(self) -> Path:
+        """The best model and its processor."""
+        return self.folder / "best"
+
+
+def load_run(folder: str | Path) -> Run:
+    """Read a run and refuse what cannot be published.
+
+    Args:
+        folder: what `training.train` wrote.
+
+    Returns:
+        The run.
+
+    Raises:
+        ValueError: no run, no metrics, metrics of other weights, uncommitted code, or a model that is not whole.
+    """
+    folder = Path(folder)
+    if not (folder / "environment.json").is_file() or not (folder / "best").is_dir():
+        raise ValueError(f"{folder} is no run folder with a best model: name one that training.train wrote.")
+    if not (folder / "test.json").is_file():
+        raise ValueError(f"{folder} has no metrics (test.json): let the training finish, it evaluates at the end.")
+    run = Run(
+        folder,
+        load_config(folder / "config.yaml"),
+        json.loads((folder / "environment.json").read_text()),
+        json.loads((folder / "test.json").read_text()),
+    )
+    check_model_folder(run.model_folder)
+    if run.test.get("weights_sha256") != weights_hash(run.model_folder):
+        raise ValueError(
+            f"The metrics in {folder / 'test.json'} are not of the weights in {run.model_folder}: publish "
+            "the folder as the training left it, or train again."
+        )
+    if run.environment["commit"] is None or run.environment["uncommitted_changes"]:
+        state = "unknown code" if run.environment["commit"] is None else "code with uncommitted changes"
+        raise ValueError(f"{folder} was made by {state}, nobody could repeat it: commit the code and train again.")
+    return run
+
+
+def describe_data(config: TrainConfig) -> dict[str, Any]:
+    """What the card says of the data.
+
+    Args:
+        config: of the run.
+
+    Returns:
+        `name`, `id` and `description`; `hub_id`, `split_source` and `paper`, or None.
+    """
+    known_name = config.split_list or config.data
+    if known_name in NAMES:
+        facts = known_dataset(known_name)
+        description = f"{facts.name} ({facts.paper}). Licence of its images and captions: {facts.licence}."
+        return {
+            "name": facts.name,
+            "id": facts.hub_id or known_name,
+            "hub_id": facts.hub_id,
+            "description": description,
+            "split_source": facts.split_source,
+            "paper": facts.paper,
+        }
+    name = public_value(config.data)
+    data = {"name": name, "id": name, "hub_id": None, "split_source": None, "paper": None}
+    if config.data == "sample":
+        data["name"] = "the drawn sample"
+        data["description"] = (
+            "Scenes drawn by the project's own code, with captions that follow from the drawing: the results show that "
+            "the model learns, not how it does on real images."
+        )
+    elif Path(config.data).exists() or config.data.count("/") != 1:
+        data["description"] = f"An own data set, `{data['name']}`. The run does not record its licence."
+    else:
+        data["hub_id"] = config.data
+        data["description"] = (
+            f"[{config.data}](https://huggingface.co/datasets/{config.data}), revision "
+            f"`{config.data_revision or 'main'}`. Its page says under which licence."
+        )
+    return data
+
+
+def public_value(value: Any) -> Any:
+    """A configuration's value without the folders of this machine: of a local path only its name is left."""
+    if isinstance(value, dict):
+        return {key: public_value(item) for key, item in value.items()}
+    if isinstance(value, str) and (Path(value).is_absolute() or value.startswith(("~", ".")) or Path(value).exists()):
+        return Path(value).name
+    return value
+
+
+def describe_model(folder: Path) -> dict[str, Any]:
+    """What the card says of the architecture, from the folder's configurations."""
+    config, processor = PIRConfig.from_pretrained(folder), PIRProcessor.from_pretrained(folder)
+    with torch.device("meta"):  # counted without memory or weights
+        num_parameters = PIRModel(config).num_parameters()
+    return {
+        "num_parameters": num_parameters,
+        "vision": config.vision_config.model_type,
+        "text": config.text_config.model_type,
+        "instruction": config.instruction_config.model_type if config.has_instruction else None,
+        "projection_dim": config.projection_dim,
+        "image_size": processor.image_processor.size["height"],
+        "max_length": processor.text_kwargs["max_length"],
+    }
+
+
+def eval_results(run: Run, data: dict[str, Any]) -> list[EvalResult]:
+    """The run's test metrics as the Hub's leaderboards read them."""
+    results = []
+    for key in METRICS:
+        direction, _, recall = key.partition("_")
+        name = f"{DIRECTIONS[direction]} {recall} (percent)" if recall else "mean recall (percent)"
+        results.append(
+            EvalResult(
+                task_type="image-text-retrieval",
+                task_name="Image-text retrieval",
+                dataset_type=data["id"],
+                dataset_name=data["name"],
+                dataset_split="test",
+                metric_type=key,
+                metric_name=name,
+                metric_value=round(run.test[key], 2),
+            )
+        )
+    return results
+
+
+def card_data(run: Run, name: str, data: dict[str, Any], sources: list[str]) -> ModelCardData:
+    """The card's metadata, with the results.
+
+    Args:
+        run: a checked run.
+        name: of the model.
+        data: of [`describe_data`].
+        sources: models that the training started from.
+    """
+    return ModelCardData(
+        language="en",
+        license=LICENSE,
+        library_name="transformers",
+        pipeline_tag="zero-shot-image-classification",
+        tags=["pir", "remote-sensing", "image-text-retrieval", "sentence-transformers", "custom_code"],
+        datasets=[data["hub_id"]] if data["hub_id"] else None,
+        base_model=[source for source in sources if source.count("/") == 1] or None,
+        model_name=name,
+        eval_results=eval_results(run, data),
+    )
+
+
+def model_card(run: Run, repo_id: str) -> ModelCard:
+    """Write the card of a run.
+
+    Args:
+        run: a checked run.
+        repo_id: where the card will be.
+
+    Returns:
+        The card; every number of its results, recipe and costs is read from the run folder.
+    """
+    data, name = describe_data(run.config), repo_id.split("/")[-1]
+    backbones = list((run.config.backbones or {}).values())
+    sources = [public_value(source) for source in ([run.config.init_from] if run.config.init_from else backbones)]
+    environment = Environment(
+        loader=FileSystemLoader(CARDS), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.select_template(
+        [f"pir-{run.config.split_list or run.config.data}/README.md", "model_card.md"]
+    )
+    text = template.render(
+        card_data=card_data(run, name, data, sources),
+        name=name,
+        repo_id=repo_id,
+        model=describe_model(run.model_folder),
+        data=data,
+        config=run.config,
+        config_yaml=yaml.safe_dump(public_value(dataclasses.asdict(run.config)), sort_keys=False).strip(),
+        environment=run.environment,
+        splits=run.environment["splits"],
+        test=run.test,
+        rows={"**this model**": run.test, "a random order": run.test["chance"]},
+        metric_names=METRICS,
+        pictures=[picture for picture in PICTURES if (run.folder / picture).is_file()],
+        objects=describe_objects(run.test["objects"]) if "objects" in run.test else None,
+        start=", ".join(f"`{source}`" for source in sources) or "random weights",
+    )
+    return ModelCard(re.sub(r"\n{3,}", "\n\n", text))
+
+
+def stage(run: Run, repo_id: str, folder: Path) -> None:
+    """Write everything that is uploaded into a folder; the run is only read.
+
+    Args:
+        run: a checked run.
+        repo_id: where it will be.
+        folder: an empty folder.
+    """
+    write_hub_folder(run.model_folder, folder)
+    model_card(run, repo_id).save(folder / "README.md")
+    shutil.copyfile(run.folder / "test.json", folder / "metrics.json")
+    for picture in PICTURES:
+        if (run.folder / picture).is_file():
+            shutil.copyfile(run.folder / picture, folder / picture)
+
+
+def push_to_hub(folder: str | Path, repo_id: str, private: bool = False, dry_run: bool = False) -> str:
+    """Publish a run.
+
+    Args:
+        folder: of the run.
+        repo_id: "org/name".
+        private: make a new repository private.
+        dry_run: upload nothing.
+
+    Returns:
+        Address of the commit; with `dry_run`, the files that would be uploaded and the card.
+
+    Raises:
+        ValueError: a run that cannot be published, or an upload that failed.
+    """
+    check_repo_id(repo_id)
+    run = load_run(folder)
+    with tempfile.TemporaryDirectory() as staging:
+        stage(run, repo_id, Path(staging))
+        if dry_run:
+            files = sorted(path for path in Path(staging).iterdir())
+            lines = [f"{path.stat().st_size:>13,} bytes  {path.name}" for path in files]
+            return "\n".join([*lines, "", "README.md:", "", (Path(staging) / "README.md").read_text()])
+        message = f"PIR at epoch {run.test['epoch'] + 1}: test mR {run.test['mR']:.2f}"
+        return upload(staging, repo_id, message, private).commit_url
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command; bad input gets one sentence."""
+    parser = argparse.ArgumentParser("python -m training.push_to_hub", description="Publish a run on the Hub.")
+    parser.add_argument("--model", required=True, metavar="RUN", help="run folder of training.train")
+    parser.add_argument("--repo", required=True, help="repository, org/name; it is made where it does not exist")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be uploaded, and the card")
+    values = parser.parse_args(arguments)
+    try:
+        print(push_to_hub(values.model, values.repo, values.private, values.dry_run))
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
