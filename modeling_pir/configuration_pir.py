@@ -71,13 +71,13 @@ class PIRConfig(PreTrainedConfig):
         ValueError: an inconsistent architecture (heads that do not divide the width, a filter larger than the tokens).
 
     Example:
-
     ```python
     >>> from modeling_pir import PIRConfig, PIRModel
 
     >>> config = PIRConfig(num_cycles=0)  # PIR without LCA
     >>> model = PIRModel(config)
-    ```"""
+    ```
+    """
 
     model_type = "pir"
     sub_configs_defaults = {
@@ -113,8 +113,13 @@ class PIRConfig(PreTrainedConfig):
         """Whether the model has an instruction tower: VIR is there and takes its instruction."""
         return self.num_instruction_layers > 0 and self.use_instruction
 
+    def __post_init__(self, **kwargs: object) -> None:
+        """Build the sub-configurations, then check the numbers here, where the error is still a plain ValueError."""
+        super().__post_init__(**kwargs)
+        self.validate_architecture()
+
     def validate_architecture(self) -> None:
-        """Check that the numbers fit together; run by transformers when a configuration is built or saved.
+        """Check that the numbers fit together; transformers runs it again when a configuration is saved.
 
         Raises:
             ValueError: with the field, its value and what is allowed.

@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from tokenizers import processors
 from transformers import (
     AutoTokenizer,
     BertConfig,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
-    ResNetConfig,
     ViTImageProcessor,
 )
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling
@@ -176,35 +176,40 @@ def infer_config(state: State, written: dict, flags: Flags) -> PIRConfig:
     if not {"vision_proj.weight", "text_proj.weight", "temp"} <= state.keys():
         keys = ", ".join(list(state)[:10])
         raise ValueError(
-            f"This is no official PIR checkpoint: vision_proj, text_proj or temp is missing; it has {keys}."
+            f"This is no official PIR checkpoint (no vision_proj, text_proj or temp); its keys are {keys}."
         )
     num_layers = max(count_children(state, f"{part}.") for part in ("img_sa", "img_ca", "mapping_img"))
     num_cycles = max(count_children(state, f"{part}.") for part in ("txt_sa", "txt_ca", "mapping_txt"))
-    fields = {}
+    fields = OFFICIAL_CHOICES | {
+        "vision_config": swin_config(part_of(state, "vision_encoder."), written.get("image_res", 224)),
+        "text_config": text_config(part_of(state, "text_encoder."), flags.text_heads),
+        "projection_dim": shape_of(state, "vision_proj.weight")[0],
+        "num_instruction_layers": num_layers,
+        "num_cycles": num_cycles,
+    }
     if num_layers or num_cycles:
         fields["num_attention_heads"] = chosen("number of heads", flags.heads, written.get("head"), "--heads")
         side = "img_sa" if num_layers else "txt_sa"
         fields["feedforward_dim"] = shape_of(state, f"{side}.0.ffn.0.weight")[0]
-    instruction_config = None
     if num_layers:
         fields["filter_size"] = chosen("filter size", flags.filter_size, written.get("filter_size"), "--filter-size")
         resnet = {torchvision_name(key): value for key, value in part_of(state, "conv_encoder.").items()}
-        instruction_config = resnet_config(resnet)
-    return PIRConfig(
-        vision_config=swin_config(part_of(state, "vision_encoder."), written.get("image_res", 224)),
-        text_config=text_config(part_of(state, "text_encoder."), flags.text_heads),
-        instruction_config=instruction_config or ResNetConfig(),
-        projection_dim=shape_of(state, "vision_proj.weight")[0],
-        num_instruction_layers=num_layers,
-        num_cycles=num_cycles,
-        dropout=written.get("dropout_r", 0.2),
-        freeze_instruction_encoder=not written.get("finetune_conv", False),
-        contrastive_objective="triplet" if written.get("use_triplet_loss") else "infonce",
-        logit_scale_init_value=-math.log(written.get("temp1", 0.07)),
-        affiliation_weight=written.get("center_factor", 1) if written.get("use_affil_loss", True) else 0,
-        **fields,
-        **OFFICIAL_CHOICES,
-    )
+        fields["instruction_config"] = resnet_config(resnet)
+    try:
+        return PIRConfig(**fields, **training_fields(written))
+    except StrictDataclassError as error:  # wraps our sentence in lines about validators
+        raise ValueError(str(error.__cause__ or error)) from error
+
+
+def training_fields(written: dict) -> dict:
+    """What only training reads, from the configuration saved in a checkpoint or as the official ones have it."""
+    return {
+        "dropout": written.get("dropout_r", 0.2),
+        "freeze_instruction_encoder": not written.get("finetune_conv", False),
+        "contrastive_objective": "triplet" if written.get("use_triplet_loss") else "infonce",
+        "logit_scale_init_value": -math.log(written.get("temp1", 0.07)),
+        "affiliation_weight": written.get("center_factor", 1) if written.get("use_affil_loss", True) else 0,
+    }
 
 
 def convert_weights(state: State, config: PIRConfig, source: str) -> PIRModel:
@@ -233,6 +238,7 @@ def convert_weights(state: State, config: PIRConfig, source: str) -> PIRModel:
     with no_init_weights():
         model = PIRModel(config)
     load_strictly(model, renamed, unknown, source)
+    model.tie_weights()  # the last hook of the initialisation that was skipped; it freezes the prior
     return model.eval()
 
 

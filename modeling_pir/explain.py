@@ -211,7 +211,7 @@ def _draw_heat_map(axes: "Axes", belief: Belief) -> None:
     heat = axes.imshow(np.maximum(belief.grid, floor), cmap="cividis", norm=norm)
     axes.set(xticks=[], yticks=[])
     title = f"belief of each patch{', log scale' if logarithmic else ''}\n"
-    axes.set_title(title + f"(all tokens alike: {1 / (1 + belief.grid.size):.2g})", fontsize=9)
+    axes.set_title(title + f"({1 / (1 + belief.grid.size):.2g} if all tokens were alike)", fontsize=9)
     extend = "min" if belief.grid.min() < floor else "neither"
     axes.figure.colorbar(heat, ax=axes, fraction=0.046, pad=0.03, extend=extend).ax.tick_params(labelsize=7)
 
@@ -221,7 +221,7 @@ def _draw_boxes(axes: "Axes", boxes: Sequence[Box]) -> None:
     from matplotlib.patches import Rectangle
 
     for left, top, right, bottom in boxes:
-        for color, line_width in (("white", 2.6), (ORANGE, 1.3)):
+        for color, line_width in (("white", 2.2), (ORANGE, 1.1)):
             box = Rectangle((left, 1 - bottom), right - left, bottom - top, fill=False, edgecolor=color)
             box.set(linewidth=line_width, transform=axes.transAxes)
             axes.add_patch(box)
@@ -435,6 +435,7 @@ def curves_picture(
         is_recall = axes in (mean_recall, recalls)
         axes.set_title(title, fontsize=11)
         axes.set_xlabel("epoch" if is_recall else "step")
+        axes.margins(y=0.1)
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
@@ -450,5 +451,7 @@ def _draw_line(
 ) -> None:
     """One series; records without it are passed over, and a series of no record is not drawn."""
     points = [(record[x_name] + (x_name == "epoch"), record[y_name]) for record in records if y_name in record]
+    if len(points) == 1:  # a line needs two
+        style.setdefault("marker", "o")
     if points:
         axes.plot(*zip(*points, strict=True), label=label, **style)

@@ -233,5 +233,5 @@ def _hub_errors(endpoint: str, repo_id: str) -> Iterator[None]:
         ) from error
     except OfflineModeIsEnabled as error:
         raise ValueError("HF_HUB_OFFLINE is set, nothing can be uploaded: unset it and repeat the command.") from error
-    except HTTPError as error:
+    except (HTTPError, RuntimeError) as error:  # RuntimeError: what huggingface_hub makes of a large file's failure
         raise ValueError(f"The connection to {endpoint} failed or broke off ({error}). {again}") from error

@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 100_000_000  # beyond this a file is taken for a decompression bomb; a scene of that size is cut into chips
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp")
@@ -24,7 +24,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Returns:
         An image of mode RGB and the same size.
     """
-    if image.mode == "RGB":
+    if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values = np.asarray(image, dtype=np.float64)
@@ -40,7 +40,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def open_image(source: str | Path | bytes | Image.Image, name: str | None = None) -> Image.Image:
-    """Open and fully decode an image.
+    """Open and fully decode an image, turned upright where the camera noted how it was held (EXIF orientation).
 
     Args:
         source: a path, the bytes of a file, or an image that is already open.
@@ -60,15 +60,16 @@ def open_image(source: str | Path | bytes | Image.Image, name: str | None = None
             with warnings.catch_warnings():  # PIL warns at a size below ours; above it we refuse
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
                 image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError(
-                f"{name} has {image.width} x {image.height} pixels, more than the {MAX_PIXELS:,} that are opened at once: "
-                "cut it into smaller images."
-            )
-        return to_rgb(image)
+        if image.width * image.height <= MAX_PIXELS:
+            image.load()  # here and not when first used, so that a broken file is named here
+            return to_rgb(ImageOps.exif_transpose(image))
     except Image.DecompressionBombError as error:
         raise ValueError(f"{name} is refused as a decompression bomb ({error}): cut it into smaller images.") from error
     except UnidentifiedImageError as error:
         raise ValueError(f"{name} is no image that can be read: remove it or replace it.") from error
-    except (OSError, SyntaxError, EOFError) as error:  # PIL raises SyntaxError for broken PNG chunks
+    except (OSError, SyntaxError, EOFError, ValueError) as error:  # broken PNG chunks raise the last three
         raise ValueError(f"{name} cannot be read ({error}): remove it or replace it.") from error
+    raise ValueError(
+        f"{name} has {image.width} x {image.height} pixels, more than the {MAX_PIXELS:,} that are opened at once: "
+        "cut it into smaller images."
+    )

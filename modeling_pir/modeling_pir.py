@@ -365,11 +365,12 @@ def _tower_width(tower: PreTrainedModel) -> int:
 
 
 def _num_prefix_tokens(tower: PreTrainedModel) -> int:
-    """Class and register tokens that a vision tower puts in front of its patches."""
+    """Class, distillation and register tokens that a vision tower puts in front of its patches."""
     if hasattr(tower, "timm_model"):
         return getattr(tower.timm_model, "num_prefix_tokens", 0)
-    has_class_token = any(name.endswith(("cls_token", "class_embedding")) for name, _ in tower.named_parameters())
-    return int(has_class_token) + getattr(tower.config, "num_register_tokens", 0)
+    names = ("cls_token", "class_embedding", "distillation_token")
+    own_tokens = sum(name.endswith(names) for name, _ in tower.named_parameters())
+    return own_tokens + getattr(tower.config, "num_register_tokens", 0)
 
 
 class PIRPreTrainedModel(PreTrainedModel):
@@ -402,7 +403,8 @@ class PIRModel(PIRPreTrainedModel):
     """PIR (paper, figure 2): two towers, an instructed vision side (VIR), a cyclic text side (LCA).
 
     image_embeds = unit(v_cls + v_loc) and text_embeds = unit(t_cls + t_loc), where v_cls and t_cls are the projected
-    sentence and image tokens. Works with any vision and text model of transformers that gives a token sequence.
+    image and sentence tokens. The vision tower may be any model of transformers that gives patch tokens, the text tower
+    any whose first token has read the whole sentence (BERT and its kin) or that pools one that has (CLIP).
     """
 
     def __init__(self, config: PIRConfig) -> None:
@@ -441,7 +443,8 @@ class PIRModel(PIRPreTrainedModel):
             vision: Hub id or folder of a vision model (Swin, `timm/...`, or a dual encoder whose vision tower is used).
             text: Hub id or folder of a text model (or a dual encoder).
             instruction: Hub id or folder of the prior; None only without VIR's instruction.
-            config_kwargs: fields of [`PIRConfig`]. `filter_size` defaults to 80 % of the tokens, as 40 of 50.
+            config_kwargs: fields of [`PIRConfig`]. `filter_size` defaults to 80 % of the tokens, as 40 of 50, where the
+                tower's configuration tells their number (timm's do not).
 
         Returns:
             The model, in evaluation mode like every `from_pretrained`.
@@ -468,8 +471,10 @@ class PIRModel(PIRPreTrainedModel):
         return model.eval()
 
     def tie_weights(self, *args: object, **kwargs: object) -> None:
-        """Freeze the prior; the last hook of both building and `from_pretrained`, which replaces every parameter."""
+        """Freeze what does not train; the last hook of building and of `from_pretrained`, which replaces parameters."""
         super().tie_weights(*args, **kwargs)
+        if self.config.contrastive_objective == "triplet":
+            self.logit_scale.requires_grad_(False)  # not in the loss: processes would wait for its gradient
         if self.instruction_model is not None and self.config.freeze_instruction_encoder:
             self.instruction_model.requires_grad_(False)
 
@@ -480,6 +485,12 @@ class PIRModel(PIRPreTrainedModel):
         if self.instruction_model is not None and config.freeze_instruction_encoder:
             self.instruction_model.train(mode and not config.freeze_instruction_batch_norm)
         return self
+
+    def set_attn_implementation(self, attn_implementation: str | dict, *args: object, **kwargs: object) -> None:
+        """Switch the attention of both towers, VIR and LCA; the prior, which may have none to switch, keeps its own."""
+        if isinstance(attn_implementation, str):
+            attn_implementation = dict.fromkeys(("", "vision_config", "text_config"), attn_implementation)
+        super().set_attn_implementation(attn_implementation, *args, **kwargs)
 
     def get_input_embeddings(self) -> nn.Module:
         """Word embeddings of the text tower."""
@@ -503,15 +514,17 @@ class PIRModel(PIRPreTrainedModel):
         self._require_grads_hook = self._require_grads_hooks[0]
 
     def _image_tokens(self, outputs: BaseModelOutputWithPooling) -> torch.Tensor:
-        """Projected tokens of the vision tower (batch, 1 + patches, dim): row 0 pooled, then the grid in raster order."""
+        """Projected vision tokens (batch, 1 + patches, dim): row 0 pooled, then the grid in raster order."""
         tokens = outputs.last_hidden_state
         if tokens.dim() == 4:  # timm: (batch, rows, cols, width); convolutional towers: (batch, width, rows, cols)
             width = self.visual_projection.in_features
             tokens = tokens if tokens.shape[-1] == width else tokens.permute(0, 2, 3, 1)
             tokens = tokens.flatten(1, 2)
         patches = tokens[:, self.num_prefix_tokens :]
-        pooled = outputs.pooler_output
-        pooled = tokens[:, 0] if pooled is None else pooled.flatten(1)
+        pooled = getattr(outputs, "pooler_output", None)
+        if pooled is None:
+            pooled = tokens[:, 0] if self.num_prefix_tokens else patches.mean(dim=1)
+        pooled = pooled.flatten(1)  # convolutional towers: (batch, width, 1, 1)
         return self.visual_projection(torch.cat([pooled[:, None], patches], dim=1))
 
     def _instruct(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, BaseModelOutputWithPooling]:
@@ -534,11 +547,11 @@ class PIRModel(PIRPreTrainedModel):
             [`PIRImageFeatures`]; `pooler_output` (batch, projection_dim) is the image's embedding, NOT of unit norm.
 
         Example:
-
         ```python
         >>> features = model.get_image_features(**processor(images=image, return_tensors="pt"))
         >>> image_embeds = torch.nn.functional.normalize(features.pooler_output, dim=-1)
-        ```"""
+        ```
+        """
         vision_outputs = self.vision_model(pixel_values, return_dict=True, **kwargs)
         image_tokens = self._image_tokens(vision_outputs)  # (batch, 1 + patches, dim)
         instruction_embeds, instruction_outputs, belief_scores, filtered_indices = None, None, None, None
@@ -577,7 +590,7 @@ class PIRModel(PIRPreTrainedModel):
             kwargs: passed to the text tower.
 
         Returns:
-            BaseModelOutputWithPooling; `pooler_output` (batch, projection_dim) is the text's embedding, NOT of unit norm.
+            BaseModelOutputWithPooling; `pooler_output` (batch, projection_dim), the text's embedding, NOT of unit norm.
         """
         if not self.config.mask_padding:
             attention_mask = None
@@ -591,8 +604,9 @@ class PIRModel(PIRPreTrainedModel):
             **kwargs,
         )
         states = outputs.last_hidden_state
-        if outputs.pooler_output is not None:  # a causal tower (CLIP's): its first row has read nothing, so the pooled
-            states = torch.cat([outputs.pooler_output[:, None], states], dim=1)  # vector goes in front, as for images
+        pooled = getattr(outputs, "pooler_output", None)
+        if pooled is not None:  # a causal tower (CLIP's): its first row has read nothing, so the pooled vector goes in
+            states = torch.cat([pooled[:, None], states], dim=1)  # front, as for images
             if attention_mask is not None:
                 attention_mask = F.pad(attention_mask, (1, 0), value=1)
         text_tokens = self.text_projection(states)  # (batch, tokens, dim)
@@ -738,7 +752,7 @@ def _load_tower(name_or_path: str, part: str) -> PreTrainedModel:
     config = AutoConfig.from_pretrained(name_or_path)
     config = getattr(config, f"{part}_config", config)
     tower_class = MODEL_MAPPING[type(config)]
-    kwargs = {}
+    kwargs = {"dtype": torch.float32}  # a checkpoint in half precision would give a model of mixed precision
     if part == "text" and "add_pooling_layer" in inspect.signature(tower_class.__init__).parameters:
         kwargs["add_pooling_layer"] = False
     tower, report = tower_class.from_pretrained(name_or_path, config=config, output_loading_info=True, **kwargs)

@@ -28,12 +28,14 @@ if TYPE_CHECKING:
 
 MAX_HITS = 48  # pictures on one page
 THUMBNAIL_SIZE = 512  # pixels, longer side
-MAP_SIZE = (720, 400)  # pixels
+MAP_SIZE = (480, 340)  # pixels, about what the page gives it
 MAP_MARGIN = 0.15  # of the hits' extent, left free on each side
 MIN_MAP_EXTENT = 0.005  # degrees, about 500 m: a single chip is not blown up further
 GRID_STEPS = (60, 30, 20, 10, 5, 2, 1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)  # degrees
 BLUE, ORANGE = "#0072B2", "#D55E00"  # Okabe and Ito's: told apart by colour-blind readers
 
+SOURCES = ["upload", "clipboard"]  # of images
+BUTTONS = ["download", "fullscreen"]  # of pictures; gradio's own list has one that uploads them elsewhere
 HIT_COLUMNS = ("rank", "similarity", "path", "window", "date", "sensor", "scene", "west", "south", "east", "north")
 
 
@@ -135,7 +137,7 @@ def hit_image(hit: "Hit") -> Image.Image:
 
 
 def gallery_items(hits: Sequence["Hit"]) -> list[tuple[Image.Image, str]]:
-    """Pictures with rank, similarity, file and date; a file that is gone becomes a tile that says so."""
+    """Pictures with rank, similarity, date and file; a file that is gone becomes a tile that says so."""
     items = []
     for rank, hit in enumerate(hits, start=1):
         try:
@@ -143,8 +145,8 @@ def gallery_items(hits: Sequence["Hit"]) -> list[tuple[Image.Image, str]]:
         except ValueError as error:
             image = Image.new("RGB", (256, 256), "#333333")
             ImageDraw.Draw(image).multiline_text((8, 8), _wrap(str(error), 36), fill="white")
-        date_part = f" · {hit.date}" if hit.date else ""
-        items.append((image, f"{rank} · {hit.similarity:.3f} · {Path(hit.path).name}{date_part}"))
+        known = (f"{hit.similarity:.3f}", hit.date, Path(hit.path).name)
+        items.append((image, " · ".join([str(rank), *(text for text in known if text)])))
     return items
 
 
@@ -184,7 +186,8 @@ def explain_hit(model: PIRModel, processor: PIRProcessor, hit: "Hit") -> tuple[I
         f"**{html.escape(Path(hit.path).name)}**, similarity {hit.similarity:.3f}: the model keeps "
         f"{int(belief.kept.sum())} of {belief.kept.size} patches; those it believes least are greyed and hatched."
     )
-    return belief_overlay(image, belief), text
+    scale = THUMBNAIL_SIZE / max(image.size)
+    return belief_overlay(image, belief, (round(image.width * scale), round(image.height * scale))), text
 
 
 def rank_sentences(
@@ -348,8 +351,8 @@ def build_page(index: "PIRIndex", model: PIRModel, processor: PIRProcessor) -> "
             _build_search(gr, said, index, model, processor)
         with gr.Tab("Rank sentences for an image"), gr.Row():
             with gr.Column():
-                image = gr.Image(label="Image", type="pil", image_mode=None, height=320)
-                sentences = gr.Textbox(label="Sentences, one per line", lines=6)
+                image = gr.Image(label="Image", type="pil", image_mode=None, height=320, sources=SOURCES)
+                sentences = gr.Textbox("", label="Sentences, one per line", lines=6)
                 button = gr.Button("Rank sentences", variant="primary")
             table = gr.Dataframe(headers=["rank", "similarity", "sentence"], interactive=False, wrap=True)
 
@@ -365,21 +368,22 @@ def _build_search(gr: object, said: Callable, index: "PIRIndex", model: PIRModel
     """The page's first tab: query and filter on the left, hits, belief and map on the right."""
     with gr.Row():
         with gr.Column(scale=1):
-            sentence = gr.Textbox(label="Sentence", placeholder="planes parked beside a terminal")
+            sentence = gr.Textbox("", label="Sentence", placeholder="planes parked beside a terminal")
             by_sentence = gr.Button("Search by sentence", variant="primary")
-            image = gr.Image(label="Or an image", type="pil", image_mode=None, height=200)
+            image = gr.Image(label="Or an image", type="pil", image_mode=None, height=200, sources=SOURCES)
             by_image = gr.Button("Search by image")
             num_hits = gr.Slider(1, MAX_HITS, value=12, step=1, label="Images shown")
             with gr.Accordion("Filter", open=False):
-                scene = gr.Textbox(label="Scene", placeholder="airport")
-                date_from = gr.Textbox(label="From", placeholder="2019-01-01 or 2019")
-                date_to = gr.Textbox(label="To", placeholder="2020-12-31 or 2020")
-                box = gr.Textbox(label="Box: west, south, east, north", placeholder="-99.2, 47.0, -99.1, 47.1")
+                scene = gr.Textbox("", label="Scene", placeholder="airport")
+                date_from = gr.Textbox("", label="From", placeholder="2019-01-01 or 2019")
+                date_to = gr.Textbox("", label="To", placeholder="2020-12-31 or 2020")
+                box = gr.Textbox("", label="Box: west, south, east, north", placeholder="-99.2, 47.0, -99.1, 47.1")
         with gr.Column(scale=3):
             gallery = gr.Gallery(label="Images, most similar first: click one", columns=4, object_fit="contain",
-                                 height=460, format="jpeg", allow_preview=False, interactive=False)  # fmt: skip
+                                 height=460, format="jpeg", allow_preview=False, interactive=False,
+                                 buttons=BUTTONS)  # fmt: skip
             with gr.Row():
-                overlay = gr.Image(label="What the model looks at", interactive=False, height=400)
+                overlay = gr.Image(label="What the model looks at", interactive=False, height=400, buttons=BUTTONS)
                 with gr.Column():
                     map_html = gr.HTML(label="Map")
                     explanation = gr.Markdown()
@@ -405,7 +409,7 @@ def _build_search(gr: object, said: Callable, index: "PIRIndex", model: PIRModel
 
 
 def _as_messages(gr: object) -> Callable[[Callable], Callable]:
-    """A decorator by which what a user gave wrongly appears on the page in the words of its ValueError."""
+    """A decorator by which what a user gave wrongly is said on the page, which else stays as it is."""
 
     def said(function: Callable) -> Callable:
         @wraps(function)
@@ -413,7 +417,8 @@ def _as_messages(gr: object) -> Callable[[Callable], Callable]:
             try:
                 return function(*arguments)
             except (ValueError, ImportError) as error:
-                raise gr.Error(str(error), duration=None, print_exception=False) from error
+                gr.Warning(html.escape(str(error)))
+                return gr.skip()
 
         return wrapper
 

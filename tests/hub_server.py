@@ -242,7 +242,9 @@ class Handler(BaseHTTPRequestHandler):
         if (kind, name) in self.server.repositories:
             self.send(409, {"url": url, "error": "You already created this repo"})
             return
-        repository = self.server.repositories[kind, name] = Repository(private=bool(request.get("private")))
+        repository = self.server.repositories[kind, name] = Repository(
+            private=request.get("visibility") == "private" or bool(request.get("private"))
+        )
         repository.commit("initial commit", {".gitattributes": b""})
         self.send(200, {"url": url, "name": name, "id": name})
 

@@ -76,7 +76,7 @@ def test_instruction_tower_computes_the_torchvision_resnet(tmp_path, model, imag
 
 def test_loaded_instruction_tower_stays_frozen(tmp_path, model):
     load_instruction_weights(model, saved(tmp_path / "resnet.pth", resnet_state()))
-    trained = {id(weight) for group in parameter_groups(model, 0.01) for weight in group["params"]}
+    trained = {id(weight) for group in parameter_groups(model, 0.01, 1e-3) for weight in group["params"]}
     assert not any(id(weight) in trained for weight in model.instruction_model.parameters())
 
 
@@ -93,9 +93,8 @@ def test_missing_and_left_over_keys_are_all_listed_and_nothing_is_loaded(tmp_pat
         del state[key]
     state |= {f"extra.{number:02}": torch.zeros(1) for number in range(12)}
     before = {key: value.clone() for key, value in model.instruction_model.state_dict().items()}
-    with pytest.raises(
-        KeyMismatchError, match=r"3 missing \(.*12 left over \(extra.00, .*extra.09, \.\.\.\)"
-    ) as caught:
+    message = r"3 missing \(.*12 left over \(extra.00, .*extra.09, \.\.\.\)"
+    with pytest.raises(KeyMismatchError, match=message) as caught:
         load_instruction_weights(model, saved(tmp_path / "broken.pth", state))
     assert len(caught.value.missing) == 3 and len(caught.value.unexpected) == 12
     assert all(torch.equal(value, before[key]) for key, value in model.instruction_model.state_dict().items())

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, BertTokenizer
 from modeling_pir import PIRModel, PIRProcessor
 from modeling_pir import convert_pir_checkpoint_to_hf as converter
 from modeling_pir.convert_backbones import KeyMismatchError
-from modeling_pir.convert_pir_checkpoint_to_hf import Flags, convert, main
+from modeling_pir.convert_pir_checkpoint_to_hf import Flags, convert, main, tokenizer_without_sep
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def sizes(tiny_tokenizer):
 def run(tmp_path, tokenizer):
     """Save a checkpoint and convert it; on failure there must be no folder and nothing half-written beside it."""
 
-    def save_and_convert(checkpoint, flags=None, tokenizer_name=tokenizer, check=True):
+    def save_and_convert(checkpoint, flags=None, tokenizer_name=tokenizer, check=False):
         torch.save(checkpoint, tmp_path / "checkpoint.pth")
         before = sorted(tmp_path.iterdir())
         try:
@@ -45,7 +45,7 @@ def run(tmp_path, tokenizer):
 
 
 def test_converted_folder_is_verified_and_carries_the_official_choices(tmp_path, run, sizes):
-    lines = run(drawn_checkpoint(sizes))
+    lines = run(drawn_checkpoint(sizes), check=True)
     assert [line.split()[1] for line in lines if line.startswith("verified")] == [
         "image_embeds", "text_embeds", "belief_scores", "the",
     ]  # fmt: skip
@@ -66,7 +66,7 @@ def test_temperatures_become_log_scales(tmp_path, run, sizes):
 
 
 def test_baseline_checkpoint_has_neither_vir_nor_lca(tmp_path, run, sizes):
-    lines = run(drawn_checkpoint(replace(sizes, num_instruction_layers=0, num_cycles=0)))
+    lines = run(drawn_checkpoint(replace(sizes, num_instruction_layers=0, num_cycles=0)), check=True)
     config = PIRModel.from_pretrained(tmp_path / "out").config
     assert (config.num_instruction_layers, config.num_cycles, config.has_instruction) == (0, 0, False)
     assert sum(line.startswith("verified") for line in lines) == 2
@@ -91,28 +91,27 @@ def test_bare_state_dict_asks_for_the_numbers_it_does_not_show(run, sizes):
 
 
 def test_processor_cleans_and_writes_no_sep(tmp_path, run, sizes):
-    run(drawn_checkpoint(sizes), check=False)
+    run(drawn_checkpoint(sizes))
     processor = PIRProcessor.from_pretrained(tmp_path / "out")
     ids = processor(text=["Many Planes!", "a " * 60], return_tensors="pt")["input_ids"]
     pieces = [processor.tokenizer.convert_ids_to_tokens(row) for row in ids.tolist()]
-    assert [piece for piece in pieces[0] if piece != "[PAD]"] == [
-        "[CLS]",
-        "many",
-        "p",
-        "##l",
-        "##a",
-        "##n",
-        "##e",
-        "##s",
-    ]
+    assert pieces[0][:8] == ["[CLS]", "many", "p", "##l", "##a", "##n", "##e", "##s"]
+    assert set(pieces[0][8:]) == {"[PAD]"}
     assert pieces[1] == ["[CLS]"] + ["a"] * 30  # 30 words are kept
     uncleaned = processor(text=["a " * 60], clean_captions=False)["input_ids"]
     assert len(uncleaned[0]) == 47
     assert AutoTokenizer.from_pretrained(tmp_path / "out")("a").input_ids == ids[1, :2].tolist()
 
 
+def test_tokenizer_without_sep_survives_a_folder_of_its_own(tmp_path, tiny_tokenizer):
+    tokenizer_without_sep(tiny_tokenizer).save_pretrained(tmp_path / "without_sep")
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "without_sep")
+    assert loaded("a square").input_ids == tiny_tokenizer("a square").input_ids[:-1]
+    assert tiny_tokenizer("a").input_ids[-1] == tiny_tokenizer.sep_token_id  # the original is left as it was
+
+
 def test_official_image_settings(tmp_path, run, sizes):
-    run(drawn_checkpoint(sizes), check=False)
+    run(drawn_checkpoint(sizes))
     pixels = PIRProcessor.from_pretrained(tmp_path / "out")(
         images=torch.full((3, 80, 40), 255, dtype=torch.uint8), return_tensors="pt"
     )["pixel_values"]
@@ -151,9 +150,8 @@ def test_keys_missing_and_left_over_are_all_listed(run, sizes):
     for key in removed:
         del checkpoint["model"][key]
     checkpoint["model"]["conv_encoder.9.weight"] = torch.zeros(2)
-    with pytest.raises(
-        KeyMismatchError, match=r"12 missing \(.*, \.\.\.\); 1 left over \(conv_encoder.9.weight\)"
-    ) as caught:
+    message = r"12 missing \(.*, \.\.\.\); 1 left over \(conv_encoder.9.weight\)"
+    with pytest.raises(KeyMismatchError, match=message) as caught:
         run(checkpoint)
     assert len(caught.value.missing) == len(removed)
 
@@ -176,7 +174,7 @@ def test_missing_tensor_that_shows_a_size_is_named(run, sizes, key):
 
 
 def test_checkpoint_of_another_model_is_refused(run):
-    with pytest.raises(ValueError, match="no official PIR checkpoint: .* its keys are conv1.weight, bn1.weight"):
+    with pytest.raises(ValueError, match="no official PIR checkpoint .* its keys are conv1.weight, bn1.weight"):
         run({"model": draw(resnet_layout(TINY))})
 
 
@@ -223,7 +221,7 @@ def test_verification_notices_one_changed_tensor(monkeypatch, run, sizes):
     convert_weights = converter.convert_weights
     monkeypatch.setattr(converter, "convert_weights", with_a_fault)
     with pytest.raises(ValueError, match="text_embeds differ by"):
-        run(drawn_checkpoint(sizes))
+        run(drawn_checkpoint(sizes), check=True)
 
 
 def test_command_prints_what_was_checked(tmp_path, monkeypatch, capsys, sizes, tokenizer):

@@ -1,5 +1,6 @@
 """Model and processor of a run, from its configuration."""
 
+import copy
 import warnings
 
 from datasets import Dataset
@@ -29,9 +30,12 @@ def train_tokenizer(captions: list[str], vocab_size: int, max_length: int) -> Be
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=SPECIAL_TOKENS, show_progress=False)
-    # Sorted: the trainer breaks ties between equally frequent pieces by the order in which it meets them.
-    tokenizer.train_from_iterator(sorted(set(captions)), trainer)
+    characters = sorted({character for caption in captions for character in caption.lower() if not character.isspace()})
+    # The trainer numbers characters in the order of a hash table and breaks ties between equally frequent pieces by
+    # those numbers, so two trainings differ. Named beforehand, they have fixed numbers.
+    first_pieces = [*SPECIAL_TOKENS, *characters, *(f"##{character}" for character in characters)]
+    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=first_pieces, show_progress=False)
+    tokenizer.train_from_iterator(sorted(captions), trainer)
     return BertTokenizer(vocab=tokenizer.get_vocab(), model_max_length=max_length)
 
 
@@ -92,3 +96,57 @@ def _build_tokenizer(config: TrainConfig, train_split: Dataset) -> PreTrainedTok
         captions = [clean_caption(caption) for caption in captions]
     max_length = PIRProcessor.text_kwargs["max_length"]
     return train_tokenizer(captions, config.vocab_size, max_length)
+
+
+def freeze_modules(model: PIRModel, names: list[str]) -> None:
+    """Stop the gradient of parts of a model.
+
+    Args:
+        model: changed in place.
+        names: of modules or parameters, such as "vision_model" or "text_model.embeddings".
+
+    Raises:
+        ValueError: the model has no such part.
+    """
+    for name in names:
+        parts = [p for own, p in model.named_parameters() if own == name or own.startswith(f"{name}.")]
+        if not parts:
+            children = ", ".join(child for child, _ in model.named_children())
+            raise ValueError(f"freeze names {name!r}, but the model has no such part: it has {children} and theirs.")
+        for parameter in parts:
+            parameter.requires_grad_(False)
+
+
+def add_lora(model: PIRModel, rank: int) -> None:
+    """Freeze both towers but for LoRA adapters in their attention; VIR, LCA and the projections go on training.
+
+    Args:
+        model: changed in place.
+        rank: of the adapters.
+
+    Raises:
+        ValueError: peft is not installed.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise ValueError("lora_rank needs the package peft: pip install peft.") from error
+    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+    # Query and value of Swin, BERT and CLIP towers, by the names that transformers gives them.
+    targets = r"(vision_model|text_model)\..*\.(q_proj|v_proj|query|value)"
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets), model)
+    for name, parameter in model.named_parameters():
+        if name in trainable and not name.startswith(("vision_model.", "text_model.")):
+            parameter.requires_grad_(True)
+
+
+def without_adapters(model: PIRModel) -> PIRModel:
+    """The model as it is saved: a copy with its adapters merged into the weights; itself where it has none."""
+    if not any("lora_" in name for name, _ in model.named_parameters()):
+        return model
+    merged = copy.deepcopy(model)
+    for name, module in list(merged.named_modules()):
+        if hasattr(module, "get_base_layer"):
+            module.merge()
+            merged.set_submodule(name, module.get_base_layer())
+    return merged

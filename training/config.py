@@ -23,12 +23,17 @@ class TrainConfig:
         split_list: "rsicd", "rsitmd" or "ucm": re-assign the images to the splits of published results.
         data_revision: revision of a Hub data set.
         skip_bad_images: leave unreadable images out, counted and listed, instead of stopping.
-        init_from: Hub id or folder of a PIR model to go on from; with it `model`, `backbones` and `tokenizer` are unused.
+        init_from: Hub id or folder of a PIR model to go on from, with its processor; `backbones` and `tokenizer` are
+            then unused, and `model` changes fields of its configuration.
         backbones: Hub ids or folders of pretrained towers: `vision`, `text` and `instruction`.
         model: fields of PIRConfig.
         tokenizer: "train" learns a WordPiece vocabulary from the training captions; else a Hub id or folder.
         vocab_size: words and pieces of a learned vocabulary, at most.
         caption_cleaning: clean captions by the official rules, in training and later in the processor.
+        freeze: modules of the model that take no gradient, such as ["vision_model", "text_model.embeddings"].
+        layer_decay: factor on the learning rate from each block of a tower to the one below it; 1 for one rate.
+        lora_rank: rank of LoRA adapters in the attention of both towers, which are then frozen; 0 for none. The saved
+            model has them merged in.
         init_instruction: an official ResNet .pth or a saved tower that the instruction encoder starts from.
         instruction_epochs: epochs of scene classification on the training split before the joint training; 0 leaves
             the instruction encoder as it is, random if nothing was loaded into it.
@@ -39,7 +44,9 @@ class TrainConfig:
         rand_augment: two random operations that leave colours and objects recognisable.
         flips_and_turns: flips and quarter turns, where no caption of the item names a direction.
         epochs: passes over the training items.
-        batch_size: items per process and step.
+        batch_size: items of a step, over all processes together: the contrastive batch.
+        chunk_size: items of a process whose activations are held at once, where the batch is larger than memory; 0
+            for the whole batch. The gradient is the same, at the price of a second forward pass.
         learning_rate: peak learning rate of AdamW.
         weight_decay: of the weights that decay (not norms, biases, temperatures).
         adam_betas: decay rates of AdamW's moments.
@@ -48,6 +55,7 @@ class TrainConfig:
         max_grad_norm: gradient norm that is clipped to; 0 turns clipping off.
         evaluate_every: epochs between evaluations on validation.
         evaluation_batch_size: images or texts encoded at once.
+        checkpoint_every: steps between checkpoints within an epoch; 0 for one at the end of each epoch alone.
         seed: of weights, order, augmentation and dropout.
         num_workers: loader processes; 0 loads in the training process.
         cache_images: keep the training images decoded in memory, where they fit.
@@ -66,6 +74,9 @@ class TrainConfig:
     tokenizer: str = "train"
     vocab_size: int = 4000
     caption_cleaning: bool = True
+    freeze: list[str] = field(default_factory=list)
+    layer_decay: float = 1.0
+    lora_rank: int = 0
     init_instruction: str | None = None
     instruction_epochs: int = 0
     instruction_learning_rate: float = 2e-3
@@ -75,6 +86,7 @@ class TrainConfig:
     flips_and_turns: bool = True
     epochs: int = 50
     batch_size: int = 128
+    chunk_size: int = 0
     learning_rate: float = 6e-5
     weight_decay: float = 0.01
     adam_betas: tuple[float, float] = (0.9, 0.98)
@@ -83,6 +95,7 @@ class TrainConfig:
     max_grad_norm: float = 1.0
     evaluate_every: int = 1
     evaluation_batch_size: int = 64
+    checkpoint_every: int = 0
     seed: int = 42
     num_workers: int = 0
     cache_images: bool = False
@@ -101,15 +114,33 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "evaluate_every", "evaluation_batch_size", "log_every", "learning_rate"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, but it has to be above 0.")
-        for name in ("captions_per_image", "instruction_epochs", "num_workers", "weight_decay", "max_grad_norm"):
+        counts = (
+            "captions_per_image",
+            "instruction_epochs",
+            "num_workers",
+            "chunk_size",
+            "checkpoint_every",
+            "lora_rank",
+        )
+        for name in (*counts, "weight_decay", "max_grad_norm"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, but it has to be 0 or more.")
         if not 0 <= self.warmup_ratio < 1:
-            raise ValueError(f"warmup_ratio is {self.warmup_ratio}, but it is a share of the steps: at least 0, below 1.")
+            raise ValueError(
+                f"warmup_ratio is {self.warmup_ratio}, but it is a share of the steps: at least 0, below 1."
+            )
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay is {self.layer_decay}, but it is a factor: above 0, at most 1.")
         if not 0 < self.crop_scale <= 1:
             raise ValueError(f"crop_scale is {self.crop_scale}, but it is a share of the area: above 0, at most 1.")
-        if self.backbones is not None and not {"vision", "text"} <= set(self.backbones) <= {"vision", "text", "instruction"}:
-            raise ValueError(f"backbones names {sorted(self.backbones)}: give vision and text, and instruction for VIR.")
+        if self.backbones is not None and not {"vision", "text"} <= set(self.backbones) <= {
+            "vision",
+            "text",
+            "instruction",
+        }:
+            raise ValueError(
+                f"backbones names {sorted(self.backbones)}: give vision and text, and instruction for VIR."
+            )
 
 
 def _check_type(name: str, value: object, expected: Any) -> None:
@@ -121,7 +152,7 @@ def _check_type(name: str, value: object, expected: Any) -> None:
     allowed = {
         int: (int,), float: (int, float), str: (str,), bool: (bool,),
         str | None: (str, type(None)), dict[str, Any]: (dict,), dict[str, str] | None: (dict, type(None)),
-        tuple[float, float]: (list, tuple),
+        list[str]: (list,),         tuple[float, float]: (list, tuple),
     }[expected]  # fmt: skip
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
         hint = " (YAML reads 1e-4 as text: write 1.0e-4)" if isinstance(value, str) and float in allowed else ""

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 import torchvision.transforms.v2.functional as TF
-from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets, load_dataset
+from datasets import ClassLabel, Dataset, DatasetDict, Value, concatenate_datasets, load_dataset
 from datasets import Image as ImageFeature
 from torch.utils.data import Dataset as TorchDataset
 
@@ -87,8 +87,8 @@ def _load_parts(source: str, revision: str | None, hub_id: str | None) -> dict[s
         return _read_image_folder(path)
     if hub_id is None and source in NAMES:
         raise ValueError(
-            f"{known_dataset(source).name} is not on the Hub as far as we know: make a folder from the official archive "
-            "with python -m training.prepare, and give that folder."
+            f"{known_dataset(source).name} is not on the Hub as far as we know: make a folder from the official "
+            "archive with python -m training.prepare, and give that folder."
         )
     if hub_id is None and (path.suffix or source.count("/") != 1):
         raise ValueError(f"There is no data at {source!r}: give a folder, a CSV, a Hub id (org/name) or a known name.")
@@ -166,13 +166,15 @@ def _with_schema(rows: Dataset, name: str, facts: object | None) -> Dataset:
         rows = rows.add_column("filename", [f"{name}_{index}" for index in range(len(rows))])
     if not isinstance(rows.features["image"], ImageFeature):
         rows = rows.cast_column("image", ImageFeature())
-    if "scene" not in rows.column_names:
-        scenes = [facts.scene_of(filename) if facts else None for filename in rows["filename"]]
-        rows = rows.add_column("scene", pd.array(scenes, dtype="string").to_numpy(na_value=None).tolist())
-    elif isinstance(rows.features["scene"], ClassLabel):
+    scenes = list(rows["scene"]) if "scene" in rows.column_names else [None] * len(rows)
+    if isinstance(rows.features.get("scene"), ClassLabel):
         names = rows.features["scene"].names
-        scenes = [names[label] if label is not None and label >= 0 else None for label in rows["scene"]]
-        rows = rows.remove_columns("scene").add_column("scene", scenes)
+        scenes = [names[label] if label is not None and label >= 0 else None for label in scenes]
+    if facts is not None:
+        scenes = [scene or facts.scene_of(filename) for scene, filename in zip(scenes, rows["filename"], strict=True)]
+    if "scene" in rows.column_names:
+        rows = rows.remove_columns("scene")
+    rows = rows.add_column("scene", scenes, feature=Value("string"))
     return rows.select_columns(["filename", "image", "captions", "scene"])
 
 
@@ -181,7 +183,7 @@ def _split_by_name(rows: Dataset) -> dict[str, Dataset]:
     places = [int(hashlib.sha256(name.encode()).hexdigest(), 16) % 10 for name in rows["filename"]]
     names = ["validation" if place == 0 else "test" if place == 1 else "train" for place in places]
     logger.warning(
-        "The data knows no splits: 80 %% of the images train, 10 %% validate and 10 %% test, by a hash of the file name."
+        "The data knows no splits: 80 %% of the images train, 10 %% validate, 10 %% test, by a hash of the file name."
     )
     return {split: rows.select([i for i, name in enumerate(names) if name == split]) for split in SPLITS}
 
@@ -231,7 +233,9 @@ def _check_images(rows: Dataset, split: str, skip_bad_images: bool) -> Dataset:
         problems = list(pool.map(problem_of, range(len(undecoded))))
     bad = [index for index, problem in enumerate(problems) if problem]
     if bad and not skip_bad_images:
-        raise ValueError(f"{problems[bad[0]]} ({len(bad)} such images in {split!r}; --skip-bad-images leaves them out.)")
+        raise ValueError(
+            f"{problems[bad[0]]} ({len(bad)} such images in {split!r}; --skip-bad-images leaves them out.)"
+        )
     if bad:
         logger.warning("%d unreadable images of %r are left out:", len(bad), split)
         for index in bad:

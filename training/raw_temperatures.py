@@ -15,14 +15,19 @@ def train_raw_temperatures(model: PIRModel, optimizer: torch.optim.Optimizer, we
 
     Args:
         model: its `logit_scale` and `affiliation_logit_scale` leave the optimiser.
-        optimizer: gets a group with the temperatures in their place.
+        optimizer: gets a group with their temperatures instead, of the same learning rate.
         weight_decay: of the temperatures (official: 0.01, like any weight).
     """
-    scales = [scale for scale in (model.logit_scale, model.affiliation_logit_scale) if scale is not None]
+    own = {id(scale) for scale in (model.logit_scale, model.affiliation_logit_scale)}
+    scales, learning_rate = [], 0.0
     for group in optimizer.param_groups:
-        group["params"] = [weight for weight in group["params"] if all(weight is not scale for scale in scales)]
+        found = [weight for weight in group["params"] if id(weight) in own]
+        if found:
+            scales += found
+            learning_rate = group["lr"]
+            group["params"] = [weight for weight in group["params"] if id(weight) not in own]
     temperatures = [nn.Parameter(torch.exp(-scale.detach())) for scale in scales]
-    optimizer.add_param_group({"params": temperatures, "weight_decay": weight_decay})
+    optimizer.add_param_group({"params": temperatures, "lr": learning_rate, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def hand_over(*_: object) -> None:

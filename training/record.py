@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -79,7 +80,7 @@ def _version(package: str) -> str | None:
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{platform.processor() or platform.machine()} {device.type.upper()}"
+    return f"{platform.processor() or platform.machine()} {device.type.upper()}, {os.cpu_count()} cores"
 
 
 def split_facts(rows: Dataset) -> dict[str, int | str]:

@@ -216,7 +216,7 @@ SENTENCES: dict[str, tuple[tuple[str, ...], ...]] = {
             "a stadium with {track} is long {way}, near a building with {roof}.",
             "near a building with {roof} a long stadium {way} has {track}.",
         ),
-        ("{stands} of a stadium on {ground} and {edge}.", "near {edge} on {ground} is a stadium with {stands}."),
+        ("{stands} of a stadium on {ground} near {edge}.", "near {edge} on {ground} is a stadium with {stands}."),
     ),
     "roundabout": (
         (

@@ -3,17 +3,21 @@
     python -m training.train                                             # the drawn sample, minutes on two cores
     accelerate launch -m training.train --config training/configs/rsicd.yaml
     python -m training.train --config training/configs/rsicd_mini.yaml --data FOLDER --set epochs=2
+    python -m training.train --config runs/NAME/config.yaml --resume     # go on where it was killed
 
-The loop is `train`, top to bottom.
+The loop is `train`, top to bottom. A run that gets SIGTERM saves itself and exits with code 75.
 """
 
 import argparse
 import dataclasses
 import json
 import logging
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
@@ -22,18 +26,30 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from modeling_pir import PIRModel, PIRProcessor
-from training.build import build_model_and_processor
+from modeling_pir import PIRConfig, PIRModel, PIRProcessor
+from training.build import add_lora, build_model_and_processor, freeze_modules, without_adapters
+from training.checkpoint import (
+    EXIT_PREEMPTED,
+    Preempted,
+    check_resumable,
+    checkpoints,
+    load_checkpoint,
+    recover_folder,
+    save_checkpoint,
+    seed_step,
+    write_folder,
+)
 from training.config import TrainConfig, load_config, parse_assignments, save_config
-from training.data import TrainCollator, TrainItems, load_image_captions, scene_names
+from training.data import TrainCollator, TrainItems, fingerprint, load_image_captions, scene_names
 from training.evaluate import evaluate_split
-from training.gather import gather_rows
+from training.grad_cache import cached_backward, joint_losses
 from training.optim import parameter_groups, warmup_then_decay
 from training.pretrain_instruction import pretrain_instruction
 from training.record import environment, finish_run
 
 logger = logging.getLogger(__name__)
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "sample.yaml"
+NEW_RUN = {"epoch": 0, "step": 0, "step_in_epoch": 0, "records": 0, "best": None, "prior": None, "seconds": 0.0}
 
 
 def load_splits(config: TrainConfig) -> dict[str, Dataset]:
@@ -52,16 +68,24 @@ def load_splits(config: TrainConfig) -> dict[str, Dataset]:
             f"The training split of {config.data!r} gives {num_items} items, fewer than one batch of "
             f"{config.batch_size}: lower batch_size."
         )
+    affiliation_weight = config.model.get("affiliation_weight", PIRConfig.affiliation_weight)
+    if affiliation_weight and not any(splits["train"]["scene"]):
+        raise ValueError(
+            f"{config.data!r} names no scenes, which the affiliation loss needs: add a scene column, or train without "
+            "that loss (--set model.affiliation_weight=0)."
+        )
     return splits
 
 
-def make_items(rows: Dataset, scenes: list[str], config: TrainConfig, image_size: int, **options: object) -> TrainItems:
+def make_items(
+    rows: Dataset, scenes: list[str], config: TrainConfig, processor: PIRProcessor, **options: object
+) -> TrainItems:
     """Training items of a split, augmented as the configuration says."""
     settings = {"captions_per_image": config.captions_per_image, "cache_images": config.cache_images} | options
     return TrainItems(
         rows,
         scenes,
-        image_size=image_size,
+        image_size=processor.image_processor.size["height"],
         crop_scale=config.crop_scale,
         rand_augment=config.rand_augment,
         flips_and_turns=config.flips_and_turns,
@@ -80,21 +104,56 @@ def check_loss(loss: torch.Tensor, step: int, output_dir: Path) -> None:
         kept = output_dir / "last"
         state = f"the model of the last whole epoch is in {kept}" if kept.exists() else "no epoch was finished"
         raise FloatingPointError(
-            f"The loss is {loss.item()} at step {step}: training stopped, {state}. Lower learning_rate or max_grad_norm."
+            f"The loss is {loss.item()} at step {step}: training stopped, {state}. Lower learning_rate."
         )
 
 
 def save(folder: Path, model: PIRModel, processor: PIRProcessor) -> None:
-    """Write a `from_pretrained` folder."""
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    """Write a `from_pretrained` folder, whole or not at all."""
+
+    def write(partial: Path) -> None:
+        without_adapters(model).save_pretrained(partial)
+        processor.save_pretrained(partial)
+
+    write_folder(folder, write)
 
 
-def train(config: TrainConfig) -> Path:
+def build_accelerator(config: TrainConfig) -> Accelerator:
+    """The engine: a batch of the configuration is cut into equal parts, one for each process."""
+    accelerator = Accelerator(
+        log_with=config.log_with,
+        project_dir=config.output_dir,
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=config.seed, split_batches=True),
+    )
+    if config.batch_size % accelerator.num_processes:
+        raise ValueError(
+            f"batch_size is {config.batch_size}, which cannot be shared equally by {accelerator.num_processes} "
+            "processes: choose a multiple."
+        )
+    return accelerator
+
+
+def build_model(config: TrainConfig, splits: dict[str, Dataset]) -> tuple[PIRModel, PIRProcessor]:
+    """Model and processor of the run, with what it freezes and adapts."""
+    model, processor = build_model_and_processor(config, splits["train"])
+    live_statistics = not (model.config.freeze_instruction_encoder and model.config.freeze_instruction_batch_norm)
+    if config.chunk_size and live_statistics and model.config.has_instruction:
+        raise ValueError(
+            f"chunk_size is {config.chunk_size}, but the instruction encoder's BatchNorm is live: its statistics would "
+            "depend on the chunks. Freeze it (freeze_instruction_batch_norm) or set chunk_size to 0."
+        )
+    if config.lora_rank:
+        add_lora(model, config.lora_rank)
+    freeze_modules(model, config.freeze)
+    return model, processor
+
+
+def train(config: TrainConfig, resume: bool = False) -> Path:
     """Run the configuration.
 
     Args:
         config: the run.
+        resume: go on from the newest checkpoint of the run in `config.output_dir`, exactly.
 
     Returns:
         The run folder: config.yaml, environment.json, metrics.jsonl, best/, last/, test.json, pictures, report.md.
@@ -102,84 +161,161 @@ def train(config: TrainConfig) -> Path:
     Raises:
         ValueError: bad data or settings, before any work starts.
         FloatingPointError: the loss is no number.
+        Preempted: SIGTERM came; the run has saved itself.
     """
-    accelerator = Accelerator(
-        log_with=config.log_with,
-        project_dir=config.output_dir,
-        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
-    )
+    accelerator = build_accelerator(config)
     set_seed(config.seed)
+    stop = stop_at_sigterm()
     output_dir, start = Path(config.output_dir), time.perf_counter()
     splits = load_splits(config)
-    model, processor = build_model_and_processor(config, splits["train"])
+    model, processor = build_model(config, splits)
     scenes = scene_names(splits["train"])
-    image_size = processor.image_processor.size["height"]
-    items = make_items(splits["train"], scenes, config, image_size)
+    items = make_items(splits["train"], scenes, config, processor)
     collate = TrainCollator(processor)
     loader = DataLoader(
         items, config.batch_size, shuffle=True, drop_last=True, collate_fn=collate, num_workers=config.num_workers
     )
-    if accelerator.is_main_process:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        save_config(config, output_dir / "config.yaml")
-        (output_dir / "environment.json").write_text(json.dumps(environment(accelerator, splits), indent=2))
-        (output_dir / "metrics.jsonl").write_text("")
-    prior = prepare_instruction(model, splits, scenes, collate, config, image_size, accelerator)
-    groups = parameter_groups(model, config.weight_decay)
-    optimizer = torch.optim.AdamW(groups, config.learning_rate, config.adam_betas, eps=1e-8)
+    open_run(config, splits, accelerator, resume)
+    prior = None
+    if not checkpoints(output_dir):  # else its weights and figures come with the checkpoint
+        prior = prepare_instruction(model, splits, scenes, collate, config, processor, accelerator)
+    groups = parameter_groups(model, config.weight_decay, config.learning_rate, config.layer_decay)
+    optimizer = torch.optim.AdamW(groups, betas=config.adam_betas, eps=1e-8)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     num_steps = config.epochs * len(loader)
     # Not prepared: accelerate would step it once per process, but num_steps already counts updates.
     scheduler = warmup_then_decay(optimizer.optimizer, num_steps, config.warmup_ratio, config.schedule)
+    accelerator.register_for_checkpointing(scheduler)
     accelerator.init_trackers("pir", dataclasses.asdict(config) if config.log_with else None)
     plain = accelerator.unwrap_model(model)
-    progress = tqdm(total=num_steps, desc="training", disable=not accelerator.is_main_process)
-    step, best = 0, None
-    for epoch in range(config.epochs):
+    state = load_checkpoint(accelerator, output_dir) or NEW_RUN | {"prior": prior}
+    keep_records(accelerator, output_dir, state["records"])
+    save_checkpoint(accelerator, output_dir, state)
+    progress = tqdm(total=num_steps, initial=state["step"], desc="training", disable=not accelerator.is_main_process)
+    for epoch in range(state["epoch"], config.epochs):
         items.set_epoch(epoch)
-        loader.set_epoch(epoch)
+        batches = accelerator.skip_first_batches(loader, state["step_in_epoch"]) if state["step_in_epoch"] else loader
+        batches.set_epoch(epoch)
         model.train()
-        for batch in loader:
-            image_ids, scene_labels = batch.pop("image_ids"), batch.pop("scene_labels")
-            outputs = model(**batch)
-            losses = plain.compute_loss(
-                gather_rows(outputs.image_embeds),
-                gather_rows(outputs.text_embeds),
-                gather_rows(image_ids),
-                gather_rows(scene_labels),
-                gather_rows(torch.full_like(image_ids, accelerator.process_index)),
-            )
-            check_loss(losses.loss.detach(), step, output_dir)
-            accelerator.backward(losses.loss)
+        for batch in batches:
+            seed_step(config.seed, state["step"], accelerator.process_index)
+            ids = batch.pop("image_ids"), batch.pop("scene_labels")
+            if config.chunk_size:
+                losses = cached_backward(accelerator, model, batch, *ids, config.chunk_size)
+            else:
+                outputs = model(**batch)
+                losses = joint_losses(plain, outputs.image_embeds, outputs.text_embeds, *ids, accelerator.process_index)
+                accelerator.backward(losses.loss)
+            check_loss(losses.loss.detach(), state["step"], output_dir)
             grad_norm = None
             if config.max_grad_norm:
                 grad_norm = accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
             optimizer.step()
             scheduler.step()
             optimizer.zero_grad()
-            step += 1
+            state["step"] += 1
+            state["step_in_epoch"] += 1
             progress.update()
-            if step % config.log_every == 0:  # one process writes; reading the loss waits for the device
-                record = {"step": step, "epoch": epoch} | scalars(losses, grad_norm, scheduler, plain)
+            if state["step"] % config.log_every == 0:  # one process writes; reading the loss waits for the device
+                record = {"step": state["step"], "epoch": epoch} | scalars(losses, grad_norm, scheduler, plain)
                 progress.set_postfix(loss=f"{record['loss']:.3f}")
-                write_record(accelerator, output_dir, record, step)
+                write_record(accelerator, output_dir, record, state)
+            told_to_stop = is_told_to_stop(accelerator, stop)
+            is_due = config.checkpoint_every and state["step"] % config.checkpoint_every == 0
+            if told_to_stop or (is_due and state["step_in_epoch"] < len(loader)):
+                save_checkpoint(accelerator, output_dir, since(state, start))
+            if told_to_stop:
+                raise Preempted(f"Stopped by SIGTERM at step {state['step']}; --resume goes on from there.")
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            save(output_dir / "last", plain, processor)
-            if (epoch + 1) % config.evaluate_every == 0 or epoch + 1 == config.epochs:
-                metrics = evaluate_split(plain, processor, splits["validation"], config.evaluation_batch_size)
-                record = {"epoch": epoch, "step": step, "split": "validation"} | metrics
-                write_record(accelerator, output_dir, record, step)
-                progress.write(f"epoch {epoch}: validation mR {metrics['mR']:.2f}")
-                if best is None or metrics["mR"] > best["mR"]:
-                    best = record
-                    save(output_dir / "best", plain, processor)
-        accelerator.wait_for_everyone()
+            close_epoch(config, accelerator, plain, processor, splits["validation"], epoch, state)
+        # Only the main process knows the best epoch and the number of records, and only it writes them.
+        state |= {"epoch": epoch + 1, "step_in_epoch": 0}
+        save_checkpoint(accelerator, output_dir, since(state, start))
     progress.close()
     if accelerator.is_main_process:
-        finish_run(config, splits, best, prior, time.perf_counter() - start)
+        finish_run(config, splits, state["best"], state["prior"], since(state, start)["seconds"])
     accelerator.end_training()
     return output_dir
+
+
+def since(state: dict[str, Any], start: float) -> dict[str, Any]:
+    """The state with the seconds of this session added to those before it."""
+    return state | {"seconds": state["seconds"] + time.perf_counter() - start}
+
+
+def stop_at_sigterm() -> threading.Event:
+    """An event that is set when the process is told to end, as a preempted node is."""
+    stop = threading.Event()
+    if threading.current_thread() is threading.main_thread():  # Python lets no other thread set a handler
+        signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
+    return stop
+
+
+def is_told_to_stop(accelerator: Accelerator, stop: threading.Event) -> bool:
+    """Whether any process was told to stop; all of them learn it at the same step."""
+    if accelerator.num_processes == 1:
+        return stop.is_set()
+    if stop.is_set():
+        accelerator.set_trigger()
+    return accelerator.check_trigger()
+
+
+def open_run(config: TrainConfig, splits: dict[str, Dataset], accelerator: Accelerator, resume: bool) -> None:
+    """Write what the run is into its folder, or check that the run that is resumed is this one.
+
+    Raises:
+        ValueError: the folder holds a run already, or the resumed run was another one.
+    """
+    output_dir = Path(config.output_dir)
+    if resume:
+        check_resumable(config, {name: fingerprint(rows) for name, rows in splits.items()}, accelerator.num_processes)
+    elif (output_dir / "config.yaml").exists():
+        raise ValueError(
+            f"{config.output_dir!r} holds a run already: go on with it (--resume), choose another --output-dir, or "
+            "remove it."
+        )
+    accelerator.wait_for_everyone()
+    if not accelerator.is_main_process:
+        return
+    if resume:
+        for name in ("best", "last"):
+            recover_folder(output_dir / name)
+        return
+    output_dir.mkdir(parents=True, exist_ok=True)
+    (output_dir / "environment.json").write_text(json.dumps(environment(accelerator, splits), indent=2))
+    save_config(config, output_dir / "config.yaml")
+
+
+def keep_records(accelerator: Accelerator, output_dir: Path, count: int) -> None:
+    """Cut metrics.jsonl to the records that the checkpoint knows; what came after it will be done again."""
+    if accelerator.is_main_process:
+        path = output_dir / "metrics.jsonl"
+        lines = path.read_text().splitlines(keepends=True)[:count] if path.exists() else []
+        path.write_text("".join(lines))
+
+
+def close_epoch(
+    config: TrainConfig,
+    accelerator: Accelerator,
+    model: PIRModel,
+    processor: PIRProcessor,
+    validation: Dataset,
+    epoch: int,
+    state: dict[str, Any],
+) -> None:
+    """Save the model as last/, evaluate it on validation and keep it as best/ if it is; updates `state`."""
+    output_dir = Path(config.output_dir)
+    save(output_dir / "last", model, processor)
+    if (epoch + 1) % config.evaluate_every and epoch + 1 != config.epochs:
+        return
+    metrics = evaluate_split(model, processor, validation, config.evaluation_batch_size)
+    record = {"epoch": epoch, "step": state["step"], "split": "validation"} | metrics
+    write_record(accelerator, output_dir, record, state)
+    tqdm.write(f"epoch {epoch}: validation mR {metrics['mR']:.2f}")
+    if state["best"] is None or metrics["mR"] > state["best"]["mR"]:
+        state["best"] = record
+        save(output_dir / "best", model, processor)
 
 
 def prepare_instruction(
@@ -188,7 +324,7 @@ def prepare_instruction(
     scenes: list[str],
     collate: TrainCollator,
     config: TrainConfig,
-    image_size: int,
+    processor: PIRProcessor,
     accelerator: Accelerator,
 ) -> dict[str, float] | None:
     """Load the prior's weights, or train it on scenes, as the configuration says; returns what was measured."""
@@ -198,8 +334,8 @@ def prepare_instruction(
         logger.info("Instruction encoder: %s", load_instruction_weights(model, config.init_instruction))
     if not config.instruction_epochs or model.instruction_model is None:
         return None
-    items = make_items(splits["train"], scenes, config, image_size, captions_per_image=1)
-    plain_items = TrainItems(splits["validation"], scenes, captions_per_image=1, image_size=image_size, augment=False)
+    items = make_items(splits["train"], scenes, config, processor, captions_per_image=1)
+    plain_items = make_items(splits["validation"], scenes, config, processor, captions_per_image=1, augment=False)
     validation = DataLoader(plain_items, config.evaluation_batch_size, collate_fn=collate)
     return pretrain_instruction(model, items, validation, collate, len(scenes), config, accelerator)
 
@@ -214,17 +350,18 @@ def scalars(losses: object, grad_norm: torch.Tensor | None, scheduler: object, m
     return record | {"learning_rate": scheduler.get_last_lr()[0], "logit_scale": model.logit_scale.exp().item()}
 
 
-def write_record(accelerator: Accelerator, output_dir: Path, record: dict, step: int) -> None:
+def write_record(accelerator: Accelerator, output_dir: Path, record: dict, state: dict[str, Any]) -> None:
     """Append a line to metrics.jsonl and hand it to the trackers, on the main process."""
     if not accelerator.is_main_process:
         return
     with (output_dir / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(record) + "\n")
-    accelerator.log({key: value for key, value in record.items() if isinstance(value, int | float)}, step=step)
+    state["records"] += 1
+    accelerator.log({key: value for key, value in record.items() if isinstance(value, int | float)}, step=state["step"])
 
 
-def parse_args(arguments: list[str] | None = None) -> TrainConfig:
-    """Read the command line."""
+def parse_args(arguments: list[str] | None = None) -> tuple[TrainConfig, bool]:
+    """Read the command line: the configuration, and whether to resume."""
     parser = argparse.ArgumentParser("python -m training.train", description="Train PIR.", allow_abbrev=False)
     parser.add_argument("--config", default=DEFAULT_CONFIG, help="YAML file of TrainConfig (default: the drawn sample)")
     parser.add_argument("--output-dir", help="run folder (default: the configuration's)")
@@ -233,18 +370,22 @@ def parse_args(arguments: list[str] | None = None) -> TrainConfig:
     parser.add_argument("--init-instruction", help="weights of the instruction encoder: a .pth or a saved tower")
     parser.add_argument("--skip-bad-images", action="store_true", default=None, help="leave unreadable images out")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="any field, e.g. epochs=3")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in the run folder, where it stopped")
     values = vars(parser.parse_args(arguments))
-    path, assignments = values.pop("config"), values.pop("set")
+    path, assignments, resume = values.pop("config"), values.pop("set"), values.pop("resume")
     given = {name: value for name, value in values.items() if value is not None}
-    return load_config(path, given | parse_assignments(assignments))
+    return load_config(path, given | parse_assignments(assignments)), resume
 
 
 def main() -> None:
     """Run the command; bad input gets one sentence."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        folder = train(parse_args())
-    except (ValueError, FloatingPointError) as error:
+        folder = train(*parse_args())
+    except Preempted as error:
+        print(error, file=sys.stderr)
+        sys.exit(EXIT_PREEMPTED)
+    except (ValueError, FloatingPointError, OSError) as error:
         sys.exit(f"error: {error}")
     print(f"{folder / 'report.md'} is the report; {folder / 'best'} loads with PIRModel.from_pretrained.")
 

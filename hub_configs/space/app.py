@@ -1,4 +1,4 @@
-"""The search page as a Space: the variables PIR_MODEL and PIR_INDEX name the model and the index."""
+"""The search page as a Space: indexes the folder `images` when it starts for the first time, then serves the page."""
 
 import os
 
@@ -8,5 +8,9 @@ from modeling_pir.page import launch
 
 model = PIRModel.from_pretrained(os.environ["PIR_MODEL"])
 processor = PIRProcessor.from_pretrained(os.environ["PIR_MODEL"])
-index = PIRIndex.open(os.environ.get("PIR_INDEX", "index"), model, processor)
+if os.path.exists("index.lance"):
+    index = PIRIndex.open("index.lance", model, processor)
+else:
+    index = PIRIndex.create("index.lance", model, processor)
+index.update("images", progress=True)
 launch(index, model, processor, host="0.0.0.0", port=7860)

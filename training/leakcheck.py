@@ -1,0 +1,337 @@
+"""Find test images and captions that training has seen: in another split, or in another data set.
+
+    python -m training.leakcheck --train rsicd --test rsicd --output-dir runs/leak_rsicd
+    python -m training.leakcheck --train FOLDER --test ucm --test-splits train validation test
+
+Two pictures count as one if, turned or mirrored, their perceptual hashes differ in few bits and their grey values
+correlate (`imagehash`, `pip install "modeling-pir[eval]"`). A crop at another place or scale is not found. Written are
+leaks.json, removal.txt (training files to leave out, one a line), report.md and pairs.png.
+"""
+
+import argparse
+import hashlib
+import json
+import logging
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from datasets import Image as ImageFeature
+from PIL import Image
+
+from modeling_pir.images import open_image
+from training.data import image_bytes_or_path, load_image_captions
+from training.evaluation_pictures import pairs_picture
+
+SIDE = 64  # pixels of the grey thumbnails that are hashed and correlated
+MAX_BITS = 10  # of 64 that the hashes of one picture may differ in
+MIN_CORRELATION = 0.9  # of thumbnails, from which two pictures count as one
+NUM_SHOWN = 8  # pairs in the picture
+ORIENTATIONS = {
+    "as it is": None,
+    "turned 90": Image.Transpose.ROTATE_90,
+    "turned 180": Image.Transpose.ROTATE_180,
+    "turned 270": Image.Transpose.ROTATE_270,
+    "mirrored": Image.Transpose.FLIP_LEFT_RIGHT,
+    "upside down": Image.Transpose.FLIP_TOP_BOTTOM,
+    "transposed": Image.Transpose.TRANSPOSE,
+    "transversed": Image.Transpose.TRANSVERSE,
+}
+
+
+@dataclass
+class Fingerprints:
+    """What is compared of a list of images.
+
+    Attributes:
+        names: `data/split/filename`.
+        digests: SHA-256 of size and RGB pixels, the same for the same picture in any file format without loss.
+        thumbnails: (images, SIDE, SIDE) uint8, grey.
+        hashes: (images, orientations) uint64, perceptual hash of each orientation; one column for the training side.
+    """
+
+    names: list[str]
+    digests: list[str]
+    thumbnails: np.ndarray
+    hashes: np.ndarray
+
+
+@dataclass
+class Pair:
+    """Two images that are one picture.
+
+    Attributes:
+        train: `data/split/filename` of the one that should not have been trained on.
+        test: `data/split/filename` of the other.
+        identical: the same pixels.
+        bits: of 64 that the hashes differ in.
+        orientation: of the test image in which they agree.
+        correlation: of the thumbnails, up to 1.
+    """
+
+    train: str
+    test: str
+    identical: bool
+    bits: int
+    orientation: str
+    correlation: float
+
+
+def perceptual_hash(thumbnail: Image.Image) -> int:
+    """64 bits that survive scaling, compression and brightness (`imagehash.phash`)."""
+    try:
+        import imagehash
+    except ImportError as error:
+        raise ImportError("The leak check needs imagehash: pip install 'modeling-pir[eval]'.") from error
+    return int(np.packbits(imagehash.phash(thumbnail).hash.ravel()).view(">u8")[0])
+
+
+def fingerprints(splits: dict[str, Dataset], orientations: Sequence[str]) -> Fingerprints:
+    """Hash all images of some splits.
+
+    Args:
+        splits: name to rows.
+        orientations: keys of `ORIENTATIONS` to hash each image in.
+
+    Returns:
+        The fingerprints, split after split.
+    """
+
+    def of_image(rows: Dataset, index: int) -> tuple[str, np.ndarray, list[int]]:
+        row = rows[index]
+        image = open_image(image_bytes_or_path(row["image"]), row["filename"])
+        digest = hashlib.sha256(str(image.size).encode() + image.tobytes()).hexdigest()
+        thumbnail = image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+        hashes = [perceptual_hash(_turned(thumbnail, orientation)) for orientation in orientations]
+        return digest, np.asarray(thumbnail), hashes
+
+    names, parts = [], []
+    for split, rows in splits.items():
+        undecoded = rows.select_columns(["image", "filename"]).cast_column("image", ImageFeature(decode=False))
+        names += [f"{split}/{filename}" for filename in rows["filename"]]
+        with ThreadPoolExecutor() as pool:
+            parts += pool.map(of_image, [undecoded] * len(rows), range(len(rows)))
+    digests, thumbnails, hashes = zip(*parts, strict=True)
+    return Fingerprints(names, list(digests), np.stack(thumbnails), np.array(hashes, dtype=np.uint64))
+
+
+def find_pairs(
+    train: Fingerprints, test: Fingerprints, max_bits: int = MAX_BITS, min_correlation: float = MIN_CORRELATION
+) -> list[Pair]:
+    """Images of the one side that are a picture of the other.
+
+    Args:
+        train: hashed as they are.
+        test: hashed in all `ORIENTATIONS`.
+        max_bits: of 64 that hashes may differ in.
+        min_correlation: of the thumbnails; what correlates less has a like hash by chance.
+
+    Returns:
+        The pairs, most alike first; none of an image with itself.
+    """
+    pairs = []
+    for index, name in enumerate(test.names):
+        bits = np.bitwise_count(train.hashes[:, :1] ^ test.hashes[index])  # (train, orientations)
+        for other, turn in zip(*np.nonzero(bits <= max_bits), strict=True):
+            if train.names[other] == name:  # where both sides are the test side
+                continue
+            orientation = list(ORIENTATIONS)[turn]
+            correlation = _correlation(train.thumbnails[other], test.thumbnails[index], orientation)
+            identical = turn == 0 and train.digests[other] == test.digests[index]
+            if identical or correlation >= min_correlation:
+                pairs.append(
+                    Pair(train.names[other], name, identical, int(bits[other, turn]), orientation, correlation)
+                )
+    pairs.sort(key=lambda pair: (not pair.identical, -pair.correlation, pair.train, pair.test))
+    best: dict[tuple[str, str], Pair] = {}  # a symmetric picture agrees with itself in several orientations
+    for pair in pairs:
+        best.setdefault((pair.train, pair.test), pair)
+    return list(best.values())
+
+
+def _turned(image: Image.Image, orientation: str) -> Image.Image:
+    turn = ORIENTATIONS[orientation]
+    return image if turn is None else image.transpose(turn)
+
+
+def _correlation(first: np.ndarray, second: np.ndarray, orientation: str) -> float:
+    """Pearson correlation of two thumbnails, the second one turned; 1 for two that are flat, 0 for one that is."""
+    second = np.asarray(_turned(Image.fromarray(second), orientation))
+    a, b = (values.astype(np.float64).ravel() - values.mean() for values in (first, second))
+    norms = np.linalg.norm(a) * np.linalg.norm(b)
+    return float(a @ b / norms) if norms else float(not a.any() and not b.any())
+
+
+def shared_captions(train: dict[str, Dataset], test: dict[str, Dataset]) -> dict[str, Any]:
+    """Captions of the test side that are, word for word, on the training side, too.
+
+    Args:
+        train: split name to rows.
+        test: split name to rows.
+
+    Returns:
+        `captions` of the test side, how many of them are `shared`, the number of `distinct` shared ones, test `images`
+        all of whose captions are shared, and the `most_common` ten with their counts in training and test.
+    """
+    in_train = Counter(text for rows in train.values() for captions in rows["captions"] for text in captions)
+    of_images = [captions for rows in test.values() for captions in rows["captions"]]
+    in_test = Counter(text for captions in of_images for text in captions)
+    shared = {text: count for text, count in in_test.items() if text in in_train}
+    most = sorted(shared, key=lambda text: (-in_train[text] - shared[text], text))[:10]
+    return {
+        "captions": in_test.total(),
+        "shared": sum(shared.values()),
+        "distinct": len(shared),
+        "images": sum(all(text in in_train for text in captions) for captions in of_images),
+        "most_common": [{"caption": text, "train": in_train[text], "test": shared[text]} for text in most],
+    }
+
+
+def check_leaks(train: dict[str, Dataset], test: dict[str, Dataset], output_dir: Path) -> dict[str, Any]:
+    """Compare two sides and write leaks.json, removal.txt, report.md and, where there are pairs, pairs.png.
+
+    Args:
+        train: `data/split` to rows.
+        test: `data/split` to rows.
+        output_dir: folder to write to.
+
+    Returns:
+        What is in leaks.json.
+    """
+    train_prints = fingerprints(train, ["as it is"])
+    test_prints = fingerprints(test, list(ORIENTATIONS))
+    pairs = find_pairs(train_prints, test_prints)
+    both_ends = find_pairs(test_prints, test_prints)
+    within = [pair for pair in both_ends if pair.train < pair.test]
+    removal = sorted({pair.train.split("/", 2)[2] for pair in pairs})
+    result = {
+        "train": {name: len(rows) for name, rows in train.items()},
+        "test": {name: len(rows) for name, rows in test.items()},
+        "limits": {"bits": MAX_BITS, "correlation": MIN_CORRELATION, "thumbnail": SIDE},
+        "pairs": [asdict(pair) for pair in pairs],
+        "pairs_within_test": [asdict(pair) for pair in within],
+        "removal": removal,
+        "shared_captions": shared_captions(train, test),
+    }
+    output_dir.mkdir(parents=True, exist_ok=True)
+    (output_dir / "leaks.json").write_text(json.dumps(result, indent=2))
+    (output_dir / "removal.txt").write_text("".join(f"{name}\n" for name in removal))
+    (output_dir / "report.md").write_text(write_report(result))
+    shown = [*pairs[:NUM_SHOWN], *within[:NUM_SHOWN]][: 2 * NUM_SHOWN]
+    if shown:
+        _draw_pairs(shown, train | test, output_dir / "pairs.png")
+    return result
+
+
+def describe(pair: dict[str, Any]) -> str:
+    """A pair in a few words."""
+    if pair["identical"]:
+        return "the same pixels"
+    return f"{pair['orientation']}, {pair['bits']} of 64 bits differ, correlation {pair['correlation']:.3f}"
+
+
+def _draw_pairs(pairs: list[Pair], splits: dict[str, Dataset], path: Path) -> None:
+    rows_of = {
+        f"{split}/{name}": (rows, i) for split, rows in splits.items() for i, name in enumerate(rows["filename"])
+    }
+    names = [(pair.train, pair.test) for pair in pairs]
+    images = [tuple(rows_of[name][0][rows_of[name][1]]["image"] for name in both) for both in names]
+    pairs_picture(images, names, [describe(asdict(pair)) for pair in pairs], path)
+
+
+def write_report(result: dict[str, Any]) -> str:
+    """The findings as Markdown.
+
+    Args:
+        result: of [`check_leaks`].
+
+    Returns:
+        The text.
+    """
+    sides = [
+        ", ".join(f"{name} ({count} images)" for name, count in result[side].items()) for side in ("train", "test")
+    ]
+    identical = sum(pair["identical"] for pair in result["pairs"])
+    captions, limits = result["shared_captions"], result["limits"]
+    lines = [
+        "# Leak check",
+        f"Training side: {sides[0]}. Test side: {sides[1]}.",
+        "## Images",
+        f"{len(result['pairs'])} pairs of a training and a test image show one picture, {identical} of them pixel by "
+        f"pixel. {len({pair['test'] for pair in result['pairs']})} test images are concerned; removal.txt names the "
+        f"{len(result['removal'])} training images to leave out. Within the test side "
+        f"{len(result['pairs_within_test'])} pairs show one picture: whichever is asked for, the other one is wrong.",
+        f"Compared are perceptual hashes (64 bits, at most {limits['bits']} differ) of the test images in eight "
+        f"orientations, then the correlation of grey thumbnails of {limits['thumbnail']} pixels (at least "
+        f"{limits['correlation']}). Crops at another place or scale are not found.",
+        *_pairs_table("Training and test", result["pairs"]),
+        *_pairs_table("Within test", result["pairs_within_test"]),
+        "## Captions",
+        f"{captions['shared']} of {captions['captions']} test captions ({captions['distinct']} distinct ones) are, "
+        f"word for word, on the training side, too; of {captions['images']} test images all captions are. Such "
+        "captions are general sentences and no reason to remove an image, but a model can know them by heart.",
+    ]
+    if captions["most_common"]:
+        table = ["| caption | in training | in test |", "|---|---:|---:|"]
+        table += [f"| {line['caption']} | {line['train']} | {line['test']} |" for line in captions["most_common"]]
+        lines.append("\n".join(table))
+    return "\n\n".join(lines) + "\n"
+
+
+def _pairs_table(title: str, pairs: list[dict[str, Any]]) -> list[str]:
+    if not pairs:
+        return []
+    lines = [f"| {title} | | |", "|---|---|---|"]
+    lines += [f"| {pair['train']} | {pair['test']} | {describe(pair)} |" for pair in pairs[:30]]
+    more = f"\n\n{len(pairs) - 30} more are in leaks.json." if len(pairs) > 30 else ""
+    return ["\n".join(lines) + more]
+
+
+def load_side(source: str, splits: Sequence[str], split_list: str | None) -> dict[str, Dataset]:
+    """The splits of a data set, by the name `data/split` that reports use."""
+    label = Path(source).name.replace("/", "_") or source
+    return {f"{label}/{split}": load_image_captions(source, split, split_list) for split in splits}
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser("python -m training.leakcheck", description="Find leaks.", allow_abbrev=False)
+    parser.add_argument("--train", required=True, help="data that is trained on: as --data of training.train")
+    parser.add_argument("--test", required=True, help="data that is tested on; may be the same")
+    parser.add_argument("--train-splits", nargs="+", default=["train"], help="default: train")
+    parser.add_argument("--test-splits", nargs="+", default=["test"], help="default: test")
+    parser.add_argument("--split-list", help="published split of the training side, and of the test side if the same")
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/leakcheck"))
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command; bad input gets one sentence."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    args = parse_args(arguments)
+    try:
+        train = load_side(args.train, args.train_splits, args.split_list)
+        test = load_side(args.test, args.test_splits, args.split_list if args.test == args.train else None)
+        both = sorted(set(train) & set(test))
+        if both:
+            raise ValueError(
+                f"{both[0]!r} is on both sides: name a split of the training side and another of the test side."
+            )
+        result = check_leaks(train, test, args.output_dir)
+    except (ValueError, ImportError) as error:
+        sys.exit(f"error: {error}")
+    print(
+        f"{len(result['pairs'])} pairs, {len(result['removal'])} training images to remove, "
+        f"{len(result['pairs_within_test'])} pairs within test, {result['shared_captions']['shared']} shared captions: "
+        f"see {args.output_dir / 'report.md'}."
+    )
+
+
+if __name__ == "__main__":
+    main()

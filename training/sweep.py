@@ -1,0 +1,356 @@
+"""Run a configuration over seeds and settings, and say which differences are real.
+
+    python -m training.sweep --config training/configs/sample.yaml --seeds 0 1 2 --vary model.num_cycles=0,2
+    python -m training.sweep --config training/configs/rsicd_mini.yaml --data FOLDER --seeds 0 1 2 \
+        --vary instruction_epochs=0,6 --output-dir runs/prior
+
+Every run is a folder of training.train. A finished one (test.json is there) is not run again, one that was cut off goes
+on from its last checkpoint: repeat the command after a crash, or with more seeds. Written are sweep.json and sweep.md.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import logging
+import math
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from accelerate import PartialState
+
+from modeling_pir import PIRModel, PIRProcessor
+from training.compare_report import markdown_table
+from training.config import TrainConfig, load_config, parse_assignments, save_config
+from training.data import load_image_captions
+from training.evaluate import embed_split
+from training.record import METRICS
+from training.statistics import (
+    QueryRanks,
+    QueryTable,
+    bootstrap_weights,
+    mean_table,
+    paired_difference,
+    query_table,
+    rank_queries,
+)
+
+RANKS = "test_ranks.npz"  # in a run folder: where the right answers are, for comparisons query by query
+
+
+@dataclass
+class SweepRun:
+    """One run of a sweep.
+
+    Attributes:
+        setting: such as "model.num_cycles=0", "as configured" where nothing is varied.
+        config: of the run.
+    """
+
+    setting: str
+    config: TrainConfig
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.config.output_dir)
+
+
+def expand(
+    path: str | Path, seeds: list[int], vary: list[str], overrides: dict[str, Any], output_dir: Path
+) -> list[SweepRun]:
+    """All runs of a sweep: every combination of the varied fields with every seed.
+
+    Args:
+        path: the configuration's YAML file.
+        seeds: of the runs.
+        vary: such as ["model.num_cycles=0,2", "epochs=5,10"]; values are read as YAML.
+        overrides: fields that are the same in all runs.
+        output_dir: of the sweep; a run is in SETTING/seed_SEED below it.
+
+    Returns:
+        The runs, setting after setting, each configuration checked.
+
+    Raises:
+        ValueError: a field that does not exist or is given twice, no value, or a seed given twice.
+    """
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"A seed is given twice ({seeds}): two runs of one seed are the same run.")
+    values_of = {}
+    for argument in vary:
+        name, separator, values = argument.partition("=")
+        choices = yaml.safe_load(f"[{values}]")
+        if not separator or not choices:
+            raise ValueError(f"--vary takes field=value,value, but got {argument!r}.")
+        if name in values_of or name in overrides or name in ("seed", "output_dir"):
+            raise ValueError(f"--vary {name}: this field is set already; give each field once, seeds with --seeds.")
+        values_of[name] = choices
+    runs = []
+    for choice in itertools.product(*values_of.values()):
+        varied = dict(zip(values_of, choice, strict=True))
+        setting = ", ".join(f"{name}={_as_text(value)}" for name, value in varied.items()) or "as configured"
+        for seed in seeds:
+            folder = output_dir / _as_folder(setting) / f"seed_{seed}"
+            fields = overrides | varied | {"seed": seed, "output_dir": str(folder)}
+            runs.append(SweepRun(setting, load_config(path, fields)))
+    return runs
+
+
+def _as_text(value: object) -> str:
+    return json.dumps(value) if not isinstance(value, str) else value
+
+
+def _as_folder(setting: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "=._-" else "_" for letter in setting)
+
+
+def is_finished(run: SweepRun) -> bool:
+    """Whether a run's test result is there.
+
+    Args:
+        run: of [`expand`].
+
+    Returns:
+        False for a run that was cut off or never begun.
+
+    Raises:
+        ValueError: a finished run of another configuration; the fields that differ are named.
+    """
+    if not (run.folder / "test.json").is_file():
+        return False
+    found, wanted = dataclasses.asdict(load_config(run.folder / "config.yaml")), dataclasses.asdict(run.config)
+    differing = [name for name in wanted if wanted[name] != found[name] and name != "output_dir"]
+    if differing:
+        changes = ", ".join(f"{name} {found[name]!r}, now {wanted[name]!r}" for name in differing)
+        raise ValueError(
+            f"{str(run.folder)!r} holds a finished run of another configuration ({changes}): give another --output-dir."
+        )
+    return True
+
+
+def run_training(run: SweepRun) -> None:
+    """Train, or go on, in a process of its own, so that each run starts from the same state and frees its memory.
+
+    Args:
+        run: to train.
+
+    Raises:
+        ValueError: the training failed; what it said is on the terminal.
+    """
+    run.folder.mkdir(parents=True, exist_ok=True)
+    settings = run.folder.parent / f"{run.folder.name}.yaml"
+    save_config(run.config, settings)
+    command = [sys.executable, "-m", "training.train", "--config", str(settings)]
+    if (run.folder / "environment.json").is_file():  # it was begun
+        command.append("--resume")
+    code = subprocess.run(command, cwd=Path(__file__).parents[1], check=False).returncode
+    if code:
+        raise ValueError(
+            f"The run {str(run.folder)!r} failed (exit code {code}): repeat the command when that is mended."
+        )
+
+
+def test_ranks(run: SweepRun) -> QueryRanks:
+    """Where the right answers of a finished run are on test; computed from best/ the first time, then kept.
+
+    Args:
+        run: finished.
+
+    Returns:
+        The ranks.
+    """
+    path = run.folder / RANKS
+    if not path.is_file():
+        config = run.config
+        rows = load_image_captions(config.data, "test", config.split_list, config.data_revision, config.skip_bad_images)
+        model = PIRModel.from_pretrained(run.folder / "best").to(PartialState().device)
+        processor = PIRProcessor.from_pretrained(run.folder / "best")
+        ranks = rank_queries(embed_split(model, processor, rows, config.evaluation_batch_size))
+        np.savez_compressed(path, **{name: values.numpy() for name, values in vars(ranks).items()})
+    with np.load(path) as saved:
+        return QueryRanks(**{name: torch.from_numpy(saved[name]) for name in saved.files})
+
+
+def read_metrics(run: SweepRun) -> dict[str, dict[str, float]]:
+    """Validation metrics of the epoch that was kept, and test metrics, percent.
+
+    Args:
+        run: finished.
+
+    Returns:
+        `validation` and `test`, each with the seven metrics.
+    """
+    test = json.loads((run.folder / "test.json").read_text())
+    records = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    best = next(line for line in records if line.get("split") == "validation" and line["epoch"] == test["epoch"])
+    return {"validation": {name: best[name] for name in METRICS}, "test": {name: test[name] for name in METRICS}}
+
+
+def mean_and_spread(values: list[float]) -> dict[str, float | None]:
+    """Mean and sample standard deviation; None for the latter where there is one value."""
+    return {"mean": statistics.fmean(values), "sd": statistics.stdev(values) if len(values) > 1 else None}
+
+
+def seed_difference(first: list[float], second: list[float]) -> dict[str, Any]:
+    """Second minus first, seed by seed.
+
+    Args:
+        first: a metric of one setting, by seed.
+        second: the same of another, in the same order of seeds.
+
+    Returns:
+        `differences`, their `mean` and `sd`, and the 95 % `interval` of the mean by Student's t, None with one seed.
+    """
+    differences = [b - a for a, b in zip(first, second, strict=True)]
+    spread = mean_and_spread(differences)
+    interval = None
+    if spread["sd"] is not None:
+        from scipy.stats import t  # comes with scikit-learn
+
+        half = t.ppf(0.975, len(differences) - 1) * spread["sd"] / math.sqrt(len(differences))
+        interval = [spread["mean"] - half, spread["mean"] + half]
+    return {"differences": differences, **spread, "interval": interval}
+
+
+def summarise(runs: list[SweepRun]) -> dict[str, Any]:
+    """Means, spreads and differences of finished runs.
+
+    Args:
+        runs: of [`expand`].
+
+    Returns:
+        `settings` (by setting: seeds, and `mean` and `sd` of each metric on validation and test) and `differences` of
+        every setting from the first, over `queries` (paired bootstrap of the mean over seeds) and over `seeds`.
+    """
+    by_setting: dict[str, list[SweepRun]] = {}
+    for run in runs:
+        by_setting.setdefault(run.setting, []).append(run)
+    settings, values, tables = {}, {}, {}
+    for setting, group in by_setting.items():
+        metrics = [read_metrics(run) for run in group]
+        settings[setting] = {"seeds": [run.config.seed for run in group]} | {
+            split: {name: mean_and_spread([of_run[split][name] for of_run in metrics]) for name in METRICS}
+            for split in ("validation", "test")
+        }
+        values[setting] = [of_run["test"]["mR"] for of_run in metrics]
+        tables[setting] = mean_table([query_table(test_ranks(run)) for run in group])
+    first, *others = by_setting
+    weights = bootstrap_weights(_num_images(tables[first]))
+    differences = {
+        other: {
+            "queries": paired_difference(tables[first], tables[other], weights),
+            "seeds": seed_difference(values[first], values[other]),
+        }
+        for other in others
+    }
+    return {"first": first, "settings": settings, "differences": differences}
+
+
+def _num_images(table: QueryTable) -> int:
+    return len(next(iter(table.sums.values())))
+
+
+def write_report(summary: dict[str, Any], name: str) -> str:
+    """The summary as Markdown.
+
+    Args:
+        summary: of [`summarise`].
+        name: of the sweep.
+
+    Returns:
+        The text.
+    """
+    rows = []
+    for setting, facts in summary["settings"].items():
+        cells = [_spread(facts["validation"]["mR"]), *(_spread(facts["test"][metric]) for metric in METRICS)]
+        rows.append([setting, str(len(facts["seeds"])), *cells])
+    header = ["setting", "seeds", "validation mR", *(f"test {metric}" for metric in METRICS)]
+    seeds = ", ".join(map(str, next(iter(summary["settings"].values()))["seeds"]))
+    sections = [
+        f"# Sweep {name}",
+        f"Mean ± standard deviation over the seeds {seeds}, percent. Each run keeps the epoch with the best validation "
+        "mR and is tested with it.",
+        markdown_table(header, rows),
+    ]
+    if summary["differences"]:
+        rows = []
+        for other, difference in summary["differences"].items():
+            queries, over_seeds = difference["queries"], difference["seeds"]
+            each = ", ".join(f"{value:+.2f}" for value in over_seeds["differences"])
+            cells = [f"{queries['difference']:+.2f}", _signed(queries["interval"]), f"{queries['p']:.3f}", each]
+            rows.append([other, *cells, _signed(over_seeds["interval"])])
+        header = ["against the first", "test mR", "95 %, queries", "p, queries", "by seed", "95 %, seeds"]
+        sections += [
+            f"## Differences from {summary['first']}",
+            markdown_table(header, rows),
+            "*Queries*: the test images are resampled, the same for both settings, and each query's hits are averaged "
+            "over seeds: would it hold on other test images? *Seeds*: Student's t on the differences of like seeds: "
+            "would it hold for other seeds? A difference is to be believed where both intervals leave out 0; with "
+            "several settings, some will by chance.",
+        ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _spread(value: dict[str, float | None]) -> str:
+    return f"{value['mean']:.2f}" + (f" ± {value['sd']:.2f}" if value["sd"] is not None else "")
+
+
+def _signed(interval: list[float] | None) -> str:
+    return "one seed" if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}"
+
+
+def sweep(runs: list[SweepRun], output_dir: Path) -> dict[str, Any]:
+    """Run what is not finished, then write sweep.json and sweep.md.
+
+    Args:
+        runs: of [`expand`].
+        output_dir: of the sweep.
+
+    Returns:
+        What is in sweep.json.
+    """
+    open_runs = [run for run in runs if not is_finished(run)]
+    logging.info("%d runs, %d of them finished already.", len(runs), len(runs) - len(open_runs))
+    for number, run in enumerate(open_runs, start=1):
+        logging.info("Run %d of %d: %s, seed %d", number, len(open_runs), run.setting, run.config.seed)
+        run_training(run)
+    summary = summarise(runs)
+    (output_dir / "sweep.json").write_text(json.dumps(summary, indent=2))
+    (output_dir / "sweep.md").write_text(write_report(summary, output_dir.name), encoding="utf-8")
+    return summary
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser("python -m training.sweep", description="Seeds and settings.", allow_abbrev=False)
+    parser.add_argument("--config", required=True, help="YAML file of TrainConfig")
+    parser.add_argument("--seeds", type=int, nargs="+", required=True)
+    parser.add_argument("--vary", action="append", default=[], metavar="FIELD=A,B", help="repeat for combinations")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="the same in all runs")
+    parser.add_argument("--data", help="data source, as of training.train")
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/sweep"))
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command; bad input gets one sentence."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    args = parse_args(arguments)
+    try:
+        overrides = parse_assignments(args.set) | ({"data": args.data} if args.data else {})
+        runs = expand(args.config, args.seeds, args.vary, overrides, args.output_dir)
+        sweep(runs, args.output_dir)
+    except (ValueError, ImportError) as error:
+        sys.exit(f"error: {error}")
+    print((args.output_dir / "sweep.md").read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()
