@@ -24,11 +24,26 @@ AUTO_MAP = {
     "AutoModelForZeroShotImageClassification": "modeling_pir.PIRModel",
     "AutoProcessor": "processing_pir.PIRProcessor",
 }
-# What sentence-transformers reads: unit vectors from its `encode`, for texts and images.
-SENTENCE_TRANSFORMERS_MODULES = [
-    {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
-    {"idx": 1, "name": "1", "path": "1_Normalize", "type": "sentence_transformers.models.Normalize"},
-]
+# What sentence-transformers reads: which method embeds what, and that `encode` gives unit vectors.
+SENTENCE_TRANSFORMERS_FILES = {
+    "modules.json": [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"},
+        {
+            "idx": 1,
+            "name": "1",
+            "path": "1_Normalize",
+            "type": "sentence_transformers.base.modules.normalize.Normalize",
+        },
+    ],
+    "sentence_bert_config.json": {
+        "transformer_task": "feature-extraction",
+        "modality_config": {
+            "text": {"method": "get_text_features", "method_output_name": "pooler_output"},
+            "image": {"method": "get_image_features", "method_output_name": "pooler_output"},
+        },
+        "module_output_name": "sentence_embedding",
+    },
+}
 # The error of the HTTP client that huggingface_hub builds on, which is not the same library in all its versions.
 HTTPError: type[Exception] = HfHubHTTPError.__mro__[1]
 
@@ -160,7 +175,8 @@ def write_hub_folder(model_folder: str | Path, output: str | Path) -> None:
         shutil.copyfile(Path(__file__).parent / name, output / name)
     _update_json(output / "config.json", {"auto_map": AUTO_MAP})
     _update_json(output / "processor_config.json", {"auto_map": {"AutoProcessor": AUTO_MAP["AutoProcessor"]}})
-    (output / "modules.json").write_text(json.dumps(SENTENCE_TRANSFORMERS_MODULES, indent=2) + "\n")
+    for name, content in SENTENCE_TRANSFORMERS_FILES.items():
+        (output / name).write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _update_json(path: Path, values: dict) -> None:

@@ -30,13 +30,33 @@ MAX_HITS = 48  # pictures on one page
 THUMBNAIL_SIZE = 512  # pixels, longer side
 MAP_SIZE = (480, 340)  # pixels, about what the page gives it
 MAP_MARGIN = 0.15  # of the hits' extent, left free on each side
-MIN_MAP_EXTENT = 0.005  # degrees, about 500 m: a single chip is not blown up further
-GRID_STEPS = (60, 30, 20, 10, 5, 2, 1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)  # degrees
+MIN_MAP_EXTENT = 0.0005  # degrees, about 50 m: a single chip is not blown up further
+GRID_STEPS = (
+    60,
+    30,
+    20,
+    10,
+    5,
+    2,
+    1,
+    0.5,
+    0.2,
+    0.1,
+    0.05,
+    0.02,
+    0.01,
+    0.005,
+    0.002,
+    0.001,
+    0.0005,
+    0.0002,
+    0.0001,
+)  # degrees
 BLUE, ORANGE = "#0072B2", "#D55E00"  # Okabe and Ito's: told apart by colour-blind readers
 
 SOURCES = ["upload", "clipboard"]  # of images
 BUTTONS = ["download", "fullscreen"]  # of pictures; gradio's own list has one that uploads them elsewhere
-HIT_COLUMNS = ("rank", "similarity", "path", "window", "date", "sensor", "scene", "west", "south", "east", "north")
+HIT_COLUMNS = ("rank", "similarity", "path", "window", "date", "sensor", "scene", "box")
 
 
 def filter_clause(scene: str = "", date_from: str = "", date_to: str = "", box: str = "") -> str | None:
@@ -156,13 +176,13 @@ def _wrap(text: str, width: int) -> str:
 
 
 def hit_rows(hits: Sequence["Hit"]) -> list[list]:
-    """One row of `HIT_COLUMNS` per hit; what is not known is empty."""
+    """One row of `HIT_COLUMNS` per hit; what is not known is empty. The box can be put in the filter as it is."""
     rows = []
     for rank, hit in enumerate(hits, start=1):
         window = "" if hit.window is None else " ".join(map(str, hit.window))
-        bounds = [""] * 4 if hit.bounds is None else [round(degrees, 6) for degrees in hit.bounds]
+        box = "" if hit.bounds is None else ", ".join(f"{degrees:.6f}" for degrees in hit.bounds)
         known = (value or "" for value in (hit.date, hit.sensor, hit.scene))
-        rows.append([rank, round(hit.similarity, 4), str(hit.path), window, *known, *bounds])
+        rows.append([rank, round(hit.similarity, 4), str(hit.path), window, *known, box])
     return rows
 
 
@@ -388,7 +408,7 @@ def _build_search(gr: object, said: Callable, index: "PIRIndex", model: PIRModel
                     map_html = gr.HTML(label="Map")
                     explanation = gr.Markdown()
             with gr.Accordion("Table", open=False):
-                table = gr.Dataframe(headers=list(HIT_COLUMNS), interactive=False, wrap=True)
+                table = gr.Dataframe(headers=list(HIT_COLUMNS), interactive=False)
     hits_state = gr.State([])
 
     @said

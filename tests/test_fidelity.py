@@ -83,12 +83,15 @@ def tiny_batch(seed=0, batch=6):
 # Recorded outputs of the official code
 
 
-@pytest.fixture(scope="module", params=["pir_small", "vse_small"])
-def recorded(request):
-    """One reference, and what the converted model makes of its inputs (with gradients)."""
-    reference = load_reference(request.param, REFERENCE)
+BOTH = pytest.mark.parametrize("name", ["pir_small", "vse_small"])
+
+
+@functools.cache
+def run_reference(name):
+    """One reference, the converted model, and what it makes of the inputs (with gradients)."""
+    reference = load_reference(name, REFERENCE)
     # The recorded gradients include the instruction encoder's.
-    model = convert_reference(request.param, freeze_instruction_encoder=False)
+    model = convert_reference(name, freeze_instruction_encoder=False)
     outputs = model(
         input_ids=reference["input_ids"],
         pixel_values=reference["pixel_values"],
@@ -96,22 +99,19 @@ def recorded(request):
         scene_labels=torch.tensor(reference["label"]),
         return_loss=True,
     )
-    return request.param, reference, model, outputs
+    return reference, model, outputs
 
 
-def only(recorded, name):
-    if recorded[0] != name:
-        pytest.skip(f"recorded for {name} only")
-
-
-def test_embeddings_are_the_official_ones(recorded):
-    _, reference, _, outputs = recorded
+@BOTH
+def test_embeddings_are_the_official_ones(name):
+    reference, _, outputs = run_reference(name)
     for name in ("image_embeds", "text_embeds"):
         torch.testing.assert_close(outputs[name], reference["outputs"][name], atol=TOLERANCE, rtol=0)
 
 
-def test_tower_outputs_are_the_official_ones(recorded):
-    name, reference, _, outputs = recorded
+@BOTH
+def test_tower_outputs_are_the_official_ones(name):
+    reference, _, outputs = run_reference(name)
     expected = reference["outputs"]
     tokens = outputs.vision_model_output.last_hidden_state
     tokens = torch.cat([tokens.mean(dim=1, keepdim=True), tokens], dim=1)
@@ -123,17 +123,15 @@ def test_tower_outputs_are_the_official_ones(recorded):
         torch.testing.assert_close(features, expected["instruction_features_first8"], atol=TOLERANCE, rtol=0)
 
 
-def test_belief_scores_and_kept_tokens_are_the_official_ones(recorded):
-    only(recorded, "pir_small")
-    _, reference, _, outputs = recorded
+def test_belief_scores_and_kept_tokens_are_the_official_ones():
+    reference, _, outputs = run_reference("pir_small")
     expected = reference["outputs"]["belief_scores"]
     torch.testing.assert_close(outputs.belief_scores, expected, atol=TOLERANCE, rtol=0)
     assert torch.equal(outputs.filtered_indices, expected.argsort(dim=-1, descending=True)[:, :30])
 
 
-def test_losses_are_the_official_ones(recorded):
-    only(recorded, "pir_small")
-    _, reference, model, outputs = recorded
+def test_losses_are_the_official_ones():
+    reference, model, outputs = run_reference("pir_small")
     expected = reference["outputs"]
     assert outputs.contrastive_loss.item() == pytest.approx(expected["loss_contrastive"].item(), abs=TOLERANCE)
     assert outputs.affiliation_loss.item() == pytest.approx(expected["loss_affiliation"].item(), abs=TOLERANCE)
@@ -141,18 +139,16 @@ def test_losses_are_the_official_ones(recorded):
     assert without_ids == pytest.approx(expected["loss_contrastive_no_idx"].item(), abs=TOLERANCE)
 
 
-def test_triplet_loss_is_the_official_one_where_every_image_has_one_caption(recorded):
-    only(recorded, "pir_small")
-    _, reference, _, outputs = recorded
+def test_triplet_loss_is_the_official_one_where_every_image_has_one_caption():
+    reference, _, outputs = run_reference("pir_small")
     model = PIRModel(tiny_pair(contrastive_objective="triplet")[1].config)
     # Summed over 112 hinges, so the tolerance is relative to the sum.
     loss = model.compute_loss(outputs.image_embeds, outputs.text_embeds).loss.item()
     assert loss == pytest.approx(reference["outputs"]["loss_triplet"].item(), rel=1e-6)
 
 
-def test_gradient_norms_are_the_official_ones(recorded):
-    only(recorded, "pir_small")
-    _, reference, model, outputs = recorded
+def test_gradient_norms_are_the_official_ones():
+    reference, model, outputs = run_reference("pir_small")
     (outputs.contrastive_loss + outputs.affiliation_loss).backward(retain_graph=True)
     gradients = {name: weight.grad for name, weight in model.named_parameters()}
     for key, expected in reference["grad_norms"].items():
@@ -169,8 +165,9 @@ def test_gradient_norms_are_the_official_ones(recorded):
     assert not gradients
 
 
-def test_transcription_gives_the_recorded_numbers(recorded):
-    name, reference, _, _ = recorded
+@BOTH
+def test_transcription_gives_the_recorded_numbers(name):
+    reference, _, _ = run_reference(name)
     state, expected = official_checkpoint(name)["model"], reference["outputs"]
     with torch.no_grad():
         embeds, belief, _ = image_embeds(state, reference["pixel_values"], NUMBERS)
@@ -492,6 +489,7 @@ def test_corrected_recipe_differs_from_the_official_one_in_what_it_says(data):
     "num_cycles: 0",
     "num_instruction_layers: 0",
     "use_instruction: false, num_cycles: 0",
+    "affiliation_weight: 0",
     "norm_style: branch",
 ])  # fmt: skip
 def test_baseline_lines_of_the_fidelity_page_are_configurations(line):

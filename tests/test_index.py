@@ -259,7 +259,7 @@ def test_scenes_that_are_hard(index, tmp_path):
     with pytest.warns(rasterio.errors.NotGeoreferencedWarning):
         write_raster(scenes / "nowhere.tif", np.concatenate([noise(), noise()]))
     fiji = rasterio.Affine(0.01, 0, 179.8, 0, -0.01, -17)
-    write_raster(scenes / "fiji.tif", noise(32, 48), crs="EPSG:4326", transform=fiji)
+    write_raster(scenes / "fiji.tif", noise(32, 32), crs="EPSG:4326", transform=fiji)
     report = index.add(scenes, chips=ChipOptions(chip_size=64))
     assert report.unplaced == [str(scenes / "nowhere.tif")]
     ((path, sentence),) = report.errors

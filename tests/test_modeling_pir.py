@@ -388,6 +388,21 @@ def test_without_a_mask_every_position_is_a_token(tiny_model, inputs):
     assert_close(without, tiny_model.get_text_features(ids, torch.ones_like(ids)).pooler_output)
 
 
+def test_what_vir_and_lca_read_is_added_to_the_first_token(tiny_model, inputs):
+    with_heads = tiny_model(**inputs)
+    vision_outputs = tiny_model.vision_model(inputs["pixel_values"])
+    tokens = tiny_model._image_tokens(vision_outputs)
+    instruction_embeds, _ = tiny_model._instruct(inputs["pixel_values"])
+    assert_close(
+        with_heads.vision_model_output.pooler_output, tokens[:, 0] + tiny_model.vir(tokens, instruction_embeds)[0]
+    )
+    for row, length in enumerate(inputs["attention_mask"].sum(dim=1)):
+        states = tiny_model.text_model(inputs["input_ids"][row : row + 1, :length]).last_hidden_state
+        tokens = tiny_model.text_projection(states)
+        expected = tokens[:, 0] + tiny_model.lca(tokens, None)
+        assert_close(with_heads.text_model_output.pooler_output[row], expected[0])
+
+
 def test_without_vir_and_lca_it_is_two_projected_towers(inputs):
     model = build(num_instruction_layers=0, num_cycles=0)
     assert model.instruction_model is None and model.vir is None and model.lca is None

@@ -209,8 +209,17 @@ def test_picture_of_a_scene_is_the_window_of_the_hit(tmp_path):
 
 def test_table_has_a_value_for_each_column(hits):
     rows = hit_rows([replace(hits[0], window=(0, 1, 2, 3), scene="airport"), hits[3]])
-    assert rows[0] == [1, 0.9, hits[0].path, "0 1 2 3", "2019-09-01", "", "airport", 10.0, 50.0, 10.01, 50.01]
-    assert rows[1][3:] == [""] * 8 and {len(row) for row in rows} == {len(HIT_COLUMNS)}
+    assert rows[0] == [
+        1,
+        0.9,
+        hits[0].path,
+        "0 1 2 3",
+        "2019-09-01",
+        "",
+        "airport",
+        "10.000000, 50.000000, 10.010000, 50.010000",
+    ]
+    assert rows[1][3:] == [""] * 5 and {len(row) for row in rows} == {len(HIT_COLUMNS)}
 
 
 def test_click_shows_what_the_model_keeps(hits, tiny_model, tiny_processor):

@@ -62,6 +62,12 @@ def no_pictures(monkeypatch):
     monkeypatch.setattr(record, "draw_pictures", lambda *arguments: None)
 
 
+@pytest.fixture
+def only_belief_is_drawn(monkeypatch):
+    for name in ("curves_picture", "retrieval_gallery"):
+        monkeypatch.setattr(record, name, lambda *arguments, **options: None)
+
+
 def table_row(report, name):
     """The numbers of the report's row that starts with `name`."""
     line = next(line for line in report.splitlines() if line.startswith(f"| {name}"))
@@ -170,10 +176,9 @@ def test_report_names_shared_captions(run, splits, rows):
     assert "6 captions (2 of them are, word for word, captions of another image, too)" in report
 
 
+@pytest.mark.usefixtures("only_belief_is_drawn")
 def test_belief_picture_shows_images_with_boxes_and_the_measure(run, splits, tiny_model, tiny_processor, monkeypatch):
     drawn = {}
-    for name in ("curves_picture", "retrieval_gallery"):
-        monkeypatch.setattr(record, name, lambda *arguments, **options: None)
     monkeypatch.setattr(
         record, "belief_picture", lambda _model, _processor, *arguments: drawn.update(enumerate(arguments))
     )
@@ -187,6 +192,7 @@ def test_belief_picture_shows_images_with_boxes_and_the_measure(run, splits, tin
     assert "not chosen by result" in caption and "times as often as patches at large" in caption
 
 
+@pytest.mark.usefixtures("only_belief_is_drawn")
 def test_a_model_without_instruction_gets_a_report_without_belief(tmp_path, splits, tiny_config, tiny_processor):
     model = PIRModel(PIRConfig(**tiny_config.to_dict() | {"num_instruction_layers": 0}))
     run = write_run(tmp_path / "plain", splits, model, tiny_processor)

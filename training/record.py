@@ -20,6 +20,7 @@ from transformers import AutoModel
 
 from modeling_pir import PIRModel, PIRProcessor
 from modeling_pir.explain import belief_maps, belief_picture, curves_picture, object_keep_ratio, retrieval_gallery
+from modeling_pir.hub import weights_hash
 from training.config import TrainConfig
 from training.data import fingerprint
 from training.evaluate import SplitEmbeddings, decoded_images, embed_split, embeddings_metrics
@@ -138,7 +139,8 @@ def finish_run(
     processor = PIRProcessor.from_pretrained(folder / "best")
     rows, batch_size = splits["test"], config.evaluation_batch_size
     embeddings = embed_split(model, processor, rows, batch_size)
-    test = {"split": "test", "epoch": best["epoch"]} | embeddings_metrics(embeddings)
+    test = {"split": "test", "epoch": best["epoch"], "weights_sha256": weights_hash(folder / "best")}
+    test |= embeddings_metrics(embeddings)
     test["chance"] = chance_metrics(embeddings.text_to_image)
     if model.config.has_instruction and "boxes" in rows.column_names:
         test["objects"] = object_keeping(model, processor, rows, batch_size)
