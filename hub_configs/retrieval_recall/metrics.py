@@ -1,7 +1,7 @@
 """Recall of image-text retrieval, as pure functions of a similarity matrix or of embeddings.
 
 The rank of a query is the number of wrong candidates that score at least as high as its best right one, so a tie with
-a wrong candidate counts against us. (The official code orders ties by an unstable sort; without ties the numbers agree.)
+a wrong candidate counts against us. (The official code orders ties by an unstable sort; without ties both agree.)
 """
 
 from collections.abc import Sequence
@@ -144,12 +144,13 @@ def chance_metrics(text_to_image: torch.Tensor, ks: Sequence[int] = (1, 5, 10)) 
 def _check(num_images: int, num_texts: int, text_to_image: torch.Tensor) -> None:
     if text_to_image.shape != (num_texts,):
         raise ValueError(
-            f"text_to_image has shape {tuple(text_to_image.shape)}, but there are {num_texts} texts: give one image row "
-            "for each text."
+            f"text_to_image has shape {tuple(text_to_image.shape)}, but there are {num_texts} texts: give one image "
+            "row for each text."
         )
+    outside = text_to_image[(text_to_image < 0) | (text_to_image >= num_images)]
+    if len(outside):
+        raise ValueError(f"text_to_image names row {int(outside[0])}, but the {num_images} images count from 0.")
     described = torch.bincount(text_to_image, minlength=num_images)
-    if len(described) > num_images:
-        raise ValueError(f"text_to_image names row {len(described) - 1}, but there are {num_images} images.")
     if (described == 0).any():
         missing = int((described == 0).nonzero()[0])
         raise ValueError(f"Image {missing} has no text: leave it out, nothing can be right for it.")
