@@ -85,18 +85,22 @@ def _window_attention(state: State, name: str, x: torch.Tensor, shift: int) -> t
     table = state[f"{name}.relative_position_bias_table"]
     window = (math.isqrt(table.shape[0]) + 1) // 2
     bias = _relative_position_bias(table, window)
-    region = 3 * _regions(rows, window, shift)[:, None] + _regions(columns, window, shift)[None, :]
+    places = [
+        (slice(None), slice(top, top + window), slice(left, left + window))
+        for top in range(0, rows, window)
+        for left in range(0, columns, window)
+    ]
+    if shift:
+        region = 3 * _regions(rows, window, shift)[:, None] + _regions(columns, window, shift)[None, :]
+        labels = torch.stack([region[place[1:]].flatten() for place in places])[:, None]  # (windows, 1, area)
+        apart = labels[..., :, None] != labels[..., None, :]
+        bias = [head - 100.0 * apart for head in bias]
+    windows = torch.stack([x[place].flatten(1, 2) for place in places])  # (windows, batch, area, width)
+    query, key, value = linear(state, f"{name}.qkv", windows).split(width, dim=-1)
+    mixed = linear(state, f"{name}.proj", attention(query, key, value, table.shape[1], bias))
     output = torch.empty_like(x)
-    for top in range(0, rows, window):
-        for left in range(0, columns, window):
-            place = (slice(None), slice(top, top + window), slice(left, left + window))
-            query, key, value = linear(state, f"{name}.qkv", x[place].flatten(1, 2)).split(width, dim=-1)
-            window_bias = bias
-            if shift:
-                labels = region[place[1:]].flatten()
-                window_bias = [head - 100.0 * (labels[:, None] != labels[None, :]) for head in bias]
-            mixed = attention(query, key, value, table.shape[1], window_bias)
-            output[place] = linear(state, f"{name}.proj", mixed).unflatten(1, (window, window))
+    for place, pixels in zip(places, mixed, strict=True):
+        output[place] = pixels.unflatten(1, (window, window))
     return output
 
 

@@ -16,7 +16,7 @@ from .configuration_pir import PIRConfig
 from .modeling_pir import PIRModel
 from .processing_pir import PIRProcessor
 
-MODEL_FILES = ("configuration_pir.py", "loss_pir.py", "modeling_pir.py", "processing_pir.py")
+MODEL_FILES = ("configuration_pir.py", "layers_pir.py", "loss_pir.py", "modeling_pir.py", "processing_pir.py")
 PROCESSOR_FILES = ("processor_config.json", "tokenizer_config.json", "tokenizer.json")
 AUTO_MAP = {
     "AutoConfig": "configuration_pir.PIRConfig",

@@ -240,12 +240,13 @@ def test_full_size_takes_less_than_30_seconds_and_3_gib(tmp_path):
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{number}" for number in range(30522 - 5))]
     BertTokenizer(vocab={word: index for index, word in enumerate(words)}).save_pretrained(tmp_path / "tokenizer")
     command = [sys.executable, "-m", "modeling_pir.convert_pir_checkpoint_to_hf", "full.pth", "out", "--verify"]
-    start = time.perf_counter()
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     run = subprocess.run([*command, "--tokenizer", "tokenizer"], cwd=tmp_path, capture_output=True, text=True)
-    seconds = time.perf_counter() - start
+    seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     assert run.returncode == 0, run.stderr
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20  # GiB on Linux
-    print(f"{run.stdout}{seconds:.0f} s with imports and verification, {peak:.2f} GiB at the peak")
+    cpu_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    peak = after.ru_maxrss / 2**20  # GiB on Linux
+    print(f"{run.stdout}{seconds:.0f} s, {cpu_seconds:.0f} s of CPU, {peak:.2f} GiB, imports and verification included")
     assert "184,642,492 weights" in run.stdout and run.stdout.count("verified") == 4
     assert peak < 3
-    assert seconds < 120  # 30 s on two idle cores; a busy machine may take longer
+    assert cpu_seconds < 60  # of two cores in 30 s; the clock on the wall depends on what else runs

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MODEL_FILES = {"configuration_pir", "modeling_pir", "loss_pir", "processing_pir"}
+MODEL_FILES = {"configuration_pir", "layers_pir", "modeling_pir", "loss_pir", "processing_pir"}
 MODEL_IMPORTS = {"torch", "transformers", "huggingface_hub", *sys.stdlib_module_names}
 PACKAGE = sorted((ROOT / "modeling_pir").glob("*.py"))
 TRAINING = sorted((ROOT / "training").glob("*.py"))
