@@ -8,33 +8,64 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from conftest import IMAGE_SIZE, SCENES, build_tiny_config, captions_of, draw_scene, tiny_vocabulary
 from fake_run import write_run
-from hub_server import HubServer
+from hub_server import HubServer, card_errors
 from transformers import BertTokenizer
 
 from modeling_pir import PIRModel, PIRProcessor
-from modeling_pir.hub import weights_hash
+from modeling_pir.hub import load_pretrained, weights_hash
 from training.build import build_image_processor
+from training.sample import load_sample
 
 ROOT = Path(__file__).parents[1]
 REPO = "org/pir-tiny"
-WEIGHTS = f"/{REPO}/resolve/"
+SMALL_RUN = {
+    "data": "sample",
+    "epochs": 1,
+    "batch_size": 64,
+    "captions_per_image": 1,
+    "rand_augment": False,
+    "learning_rate": 1.0e-3,
+}
+SMALL_MODEL = {
+    "vision_config": {
+        "model_type": "swin", "image_size": 64, "patch_size": 8, "embed_dim": 16, "depths": [1, 1], "num_heads": [1, 2],
+        "window_size": 4,
+    },
+    "text_config": {
+        "model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "intermediate_size": 64, "max_position_embeddings": 64,
+    },
+    "instruction_config": {
+        "model_type": "resnet", "layer_type": "basic", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1],
+    },
+    "projection_dim": 32, "num_attention_heads": 2, "feedforward_dim": 64, "filter_size": 14,
+}  # fmt: skip
 
 
-def in_fresh_process(arguments, hub, home, cwd, **environment):
-    """Run a script on a machine of its own: cache, token and Hub; returns what it wrote as JSON."""
-    output = home / f"{len(list(home.glob('*.json')))}.json"
+def on_its_own(arguments, hub, home, cwd, **environment):
+    """Run Python in a process that has this Hub, a token and a cache of its own; returns what it printed."""
+    home.mkdir(exist_ok=True)
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHONPATH"))}
     done = subprocess.run(
-        [sys.executable, *map(str, arguments(output))],
+        [sys.executable, *map(str, arguments)],
         env=variables | hub.environment(home) | environment,
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=1800,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def as_stranger(inputs, hub, home, cwd, *revision, repo=REPO, **environment):
+    """Load the model by id in a folder where nothing of ours can be imported; returns what `hub_stranger` found."""
+    output = cwd / f"{len(list(cwd.iterdir()))}.json"
+    script = ROOT / "tests" / "hub_stranger.py"
+    on_its_own(["-I", script, repo, inputs, output, *revision], hub, home, cwd, **environment)
     return json.loads(output.read_text())
 
 
@@ -67,29 +98,19 @@ def trip(tmp_path_factory):
     inputs = folder / "inputs.json"
     paths = [str(folder / f"{index}.png") for index in range(len(images))]
     inputs.write_text(json.dumps({"images": paths, "texts": texts, "labels": SCENES}))
-    publisher_home, stranger_home, elsewhere = (folder / name for name in ("publisher", "stranger", "elsewhere"))
-    for home in (publisher_home, stranger_home, elsewhere):
-        home.mkdir()
+    elsewhere, home = folder / "elsewhere", folder / "stranger"
+    elsewhere.mkdir()
     write_parquet(folder / "chips", images)
     with HubServer() as hub:
-        happened["published"] = in_fresh_process(
-            lambda output: [ROOT / "tests" / "hub_publisher.py", first, second, folder / "chips", output],
-            hub,
-            publisher_home,
-            ROOT,
-            PYTHONPATH=str(ROOT),
-        )
-        stranger = ["-I", ROOT / "tests" / "hub_stranger.py", REPO, inputs]
-        hub.break_connections("GET", "model.safetensors", after=100_000, times=1)
+        publish = [ROOT / "tests" / "hub_publisher.py", first, second, folder / "chips", folder / "published.json"]
+        on_its_own(publish, hub, folder / "publisher", ROOT, PYTHONPATH=str(ROOT))
+        happened["published"] = json.loads((folder / "published.json").read_text())
         hub.requests.clear()
-        happened["loaded"] = in_fresh_process(
-            lambda output: [*stranger, output, happened["published"]["commits"][0]], hub, stranger_home, elsewhere
-        )
+        hub.break_connections("GET", "model.safetensors", after=100_000, times=1)
+        happened["loaded"] = as_stranger(inputs, hub, home, elsewhere, happened["published"]["commits"][0])
         happened["requests"] = list(hub.requests)
         hub.requests.clear()
-        happened["offline"] = in_fresh_process(
-            lambda output: [*stranger, output], hub, stranger_home, elsewhere, HF_HUB_OFFLINE="1"
-        )
+        happened["offline"] = as_stranger(inputs, hub, home, elsewhere, HF_HUB_OFFLINE="1")
         happened["requests_offline"] = list(hub.requests)
         happened["blobs"] = dict(hub.blobs)
     return happened
@@ -170,3 +191,46 @@ def test_a_data_set_comes_back_as_it_was_pushed(trip):
     published = trip["published"]
     assert published["data_equal"] == {"train": True, "validation": True, "test": True}
     assert published["pixels_equal"] and published["streamed"] and published["ours"]
+
+
+def train_and_push(folder, hub, config):
+    """Train with the command, then publish with the command; returns the run folder."""
+    run = folder / f"run-{len(list(folder.glob('run-*')))}"
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    train = ["-m", "training.train", "--config", folder / "config.yaml", "--output-dir", run]
+    on_its_own(train, hub, folder / "publisher", ROOT)
+    environment = json.loads((run / "environment.json").read_text())
+    environment["uncommitted_changes"] = False  # of this checkout, which is not what is tested
+    (run / "environment.json").write_text(json.dumps(environment))
+    on_its_own(["-m", "training.push_to_hub", "--model", run, "--repo", REPO], hub, folder / "publisher", ROOT)
+    return run
+
+
+@pytest.mark.slow
+def test_trained_published_loaded_elsewhere_fine_tuned_and_published_again(tmp_path):
+    rows = load_sample("test").select(range(4))
+    rows[0]["image"].save(tmp_path / "0.png")
+    texts = [rows[0]["captions"][0], rows[1]["captions"][0]]
+    inputs = tmp_path / "inputs.json"
+    inputs.write_text(json.dumps({"images": [str(tmp_path / "0.png")], "texts": texts, "labels": rows["scene"][:]}))
+    (tmp_path / "elsewhere").mkdir()
+    with HubServer() as hub:
+        first = train_and_push(tmp_path, hub, SMALL_RUN | {"model": SMALL_MODEL, "vocab_size": 500})
+        commit = hub.repository("models", REPO).commits[-1].sha
+        second = train_and_push(tmp_path, hub, SMALL_RUN | {"init_from": REPO})
+        found = as_stranger(inputs, hub, tmp_path / "stranger", tmp_path / "elsewhere", commit)
+        titles = [published.title for published in hub.repository("models", REPO).commits]
+        card = hub.repository("models", REPO).commits[-1].files["README.md"].decode()
+    for run, key in ((first, "revision"), (second, "main")):
+        model, processor = load_pretrained(run / "best")
+        assert_equal(found[key], unit_vectors(model, processor, [rows[0]["image"]], texts))
+    for side in ("images", "texts"):  # searching with sentence-transformers is searching with the model
+        torch.testing.assert_close(
+            torch.tensor(found["sentence_transformers"][side]), torch.tensor(found["main"][side])
+        )
+    assert {entry["label"] for entry in found["classes"]} == set(rows["scene"])
+    assert len(titles) == 3
+    test = json.loads((second / "test.json").read_text())
+    assert f"test mR {test['mR']:.2f}" in titles[-1] and f"| {test['mR']:.2f} |" in card
+    assert f"base_model:\n- {REPO}" in card
+    assert card_errors(card) == []

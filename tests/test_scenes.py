@@ -100,6 +100,15 @@ def test_footprint_of_a_rotated_scene_follows_its_corners(tmp_path):
     assert bounds == pytest.approx((10, 50 + south[1], 10 + (south + east)[0], 50 + east[1]))
 
 
+def test_footprint_of_a_scene_with_south_up_runs_counter_clockwise_too(tmp_path):
+    path = write_raster(tmp_path / "scene.tif", noise(), rasterio.Affine(0.01, 0, 10, 0, 0.01, 50))
+    with Scene(path) as scene:
+        footprint, bounds = scene.footprint((0, 0, 60, 40))
+    ring = np.array(footprint["coordinates"][0])
+    area = (ring[:-1, 0] * ring[1:, 1] - ring[1:, 0] * ring[:-1, 1]).sum() / 2
+    assert area == pytest.approx(0.6 * 0.4) and bounds == pytest.approx((10, 50, 10.6, 50.4))
+
+
 def test_footprint_across_the_antimeridian_is_split_in_two(tmp_path):
     path = write_raster(tmp_path / "scene.tif", noise(), rasterio.Affine(0.05, 0, 179, 0, -0.05, 10))
     with Scene(path) as scene:
