@@ -1,7 +1,9 @@
 import json
 import os
+import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -274,16 +276,12 @@ def test_help_shows_an_example_that_parses(run, capsys, command):
         run(command, "--help")
     example = capsys.readouterr().out.split("example:\n")[1].strip()
     assert stop.value.code == 0 and example.startswith(f"pir {command} ")
-    import shlex
-
     assert cli.build_parser().parse_args(shlex.split(example)[1:]).command == command
 
 
 @pytest.mark.slow
 def test_second_run_on_the_official_images_takes_seconds(tmp_path, model_folder):
     """`python -m` as a user runs it: 10,921 images that are there already."""
-    import time
-
     archive = tmp_path / "many"
     archive.mkdir()
     generator = np.random.default_rng(0)

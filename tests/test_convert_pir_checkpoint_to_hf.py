@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -239,9 +240,10 @@ def test_full_size_takes_less_than_30_seconds_and_3_gib(tmp_path):
     torch.save(drawn_checkpoint(Sizes()), tmp_path / "full.pth")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{number}" for number in range(30522 - 5))]
     BertTokenizer(vocab={word: index for index, word in enumerate(words)}).save_pretrained(tmp_path / "tokenizer")
-    command = [sys.executable, "-m", "modeling_pir.convert_pir_checkpoint_to_hf", "full.pth", "out", "--verify"]
+    paths = [str(tmp_path / name) for name in ("full.pth", "out", "tokenizer")]
+    command = [sys.executable, "-m", "modeling_pir.convert_pir_checkpoint_to_hf", *paths[:2], "--tokenizer", paths[2]]
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    run = subprocess.run([*command, "--tokenizer", "tokenizer"], cwd=tmp_path, capture_output=True, text=True)
+    run = subprocess.run([*command, "--verify"], cwd=Path(__file__).parent.parent, capture_output=True, text=True)
     seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     assert run.returncode == 0, run.stderr
     cpu_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

@@ -33,8 +33,8 @@ from training.evaluation_pictures import pairs_picture
 
 SIDE = 64  # pixels of the grey thumbnails that are hashed and compared
 # Measured on every eighth test image of RSICD: compressed at quality 40, halved or brightened, all stay within 16 bits
-# and above 0.79; shifted by 4 % or cropped by 2 % of the side, above 0.42, most above 0.55. Of 11,413 pairs of a training
-# and a test image within 16 bits, 3 are above 0.5, one of them one place. UCM's runways, painted alike, reach 0.8.
+# and above 0.79; shifted by 4 % or cropped by 2 % of the side, above 0.42, most above 0.55. Of 11,413 pairs of a
+# training and a test image within 16 bits, 3 are above 0.5, and one of them is one place. UCM's runways, painted alike, reach 0.8.
 MAX_BITS = 16  # of 64, that the hashes of one picture may differ in
 SAME_FROM = 0.75  # correlation of details from which two images are taken for one picture
 DOUBT_FROM = 0.5  # from which a person should look
@@ -293,12 +293,12 @@ def write_report(result: dict[str, Any]) -> str:
         f"{sum(pair['identical'] for pair in pairs)} of them pixel by pixel; {len({pair['test'] for pair in pairs})} "
         "test images are concerned. removal.txt names the training images of these pairs. "
         f"{len(result['doubtful_pairs'])} more are for a person to judge: one place on two dates, or places that look "
-        f"alike. Within the test side {len(within)} pairs are one picture: whichever is asked for, the other one counts "
-        "as wrong.",
+        f"alike. Within the test side {len(within)} pairs are one picture: whichever is asked for, the other one is "
+        "wrong.",
         f"Compared are perceptual hashes (at most {limits['bits']} of 64 bits differ) of the test images in eight "
         f"orientations, then the correlation of details at {SIDE} pixels, shifted by up to {limits['max_shift']:.1%} "
-        f"of the side (one picture from {limits['same_from']}, to be judged from {limits['doubt_from']}). Larger shifts "
-        "and other scales are not found.",
+        f"of the side (one picture from {limits['same_from']}, to be judged from {limits['doubt_from']}). Larger "
+        "shifts and other scales are not found.",
         *_pairs_table("One picture, training and test", pairs),
         *_pairs_table("To be judged, training and test", result["doubtful_pairs"]),
         *_pairs_table("One picture, both in test", within),

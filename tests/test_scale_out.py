@@ -1,0 +1,64 @@
+"""Two processes train the weights of one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from training.config import TrainConfig, save_config
+
+ROOT = Path(__file__).parents[1]
+
+
+def launch(config, folder, num_processes):
+    folder.mkdir()
+    save_config(config, folder / "run.yaml")
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+    ]
+    command += ["--dynamo_backend", "no", "--num_processes", str(num_processes), "-m", "training.train"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    return subprocess.run(
+        [*command, "--config", str(folder / "run.yaml")], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+
+
+def make_config(tiny_dataset, tiny_config, output_dir):
+    model = tiny_config.to_diff_dict()
+    towers = ("vision_config", "text_config", "instruction_config")
+    model = {key: model[key] for key in (*towers, "projection_dim", "num_attention_heads", "feedforward_dim")}
+    model = yaml.safe_load(yaml.safe_dump(model)) | {"dropout": 0.0}
+    model["text_config"] |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    model["vision_config"] |= {"drop_path_rate": 0.0}
+    return TrainConfig(
+        output_dir=str(output_dir), data=str(tiny_dataset), model=model, vocab_size=200, captions_per_image=2, epochs=2,
+        batch_size=4, learning_rate=1e-3, log_every=1, evaluation_batch_size=4,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_weights_of_one(tiny_dataset, tiny_config, tmp_path):
+    finished = {}
+    for number in (1, 2):
+        folder = tmp_path / f"processes_{number}"
+        config = make_config(tiny_dataset, tiny_config, folder / "run")
+        result = launch(config, folder, number)
+        assert result.returncode == 0, result.stderr[-2000:]
+        finished[number] = load_file(folder / "run" / "last" / "model.safetensors")
+    one, two = finished[1], finished[2]
+    assert one.keys() == two.keys()
+    difference = max((one[name] - two[name]).abs().max().item() for name in one)
+    assert difference < 1e-4, difference  # two updates of AdamW, which magnifies rounding where a gradient is near 0
+    assert not any(torch.equal(one[name], torch.zeros_like(one[name])) for name in one if name.endswith("head.weight"))
