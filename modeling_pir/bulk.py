@@ -6,6 +6,7 @@ Needs pyarrow (`pip install "modeling-pir[search]"`); on a cluster also Ray (ext
 import json
 import os
 import pickle
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -104,7 +105,7 @@ def list_shards(source: str, output_dir: str) -> list[Shard]:
     """
     filesystem, path = fsspec.core.url_to_fs(source)
     found = _parquet_files(filesystem, path)
-    if not found and "://" not in source and source.count("/") == 1:  # not on the disk: the id of a data set
+    if not found and re.fullmatch(r"\w[\w.-]*/[\w.-]+", source):  # not on the disk: the id of a data set
         filesystem, path = fsspec.core.url_to_fs(f"hf://datasets/{source}")
         found = _parquet_files(filesystem, path)
     if not found:

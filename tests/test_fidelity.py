@@ -466,7 +466,7 @@ def test_official_recipe_states_the_official_numbers(data):
     config = load_config(ROOT / "training" / "configs" / f"{data}_official.yaml")
     assert (config.data, config.split_list) == (data, data)
     assert (config.learning_rate, config.weight_decay, config.adam_betas) == (6e-5, 0.01, (0.9, 0.98))
-    assert (config.epochs, config.batch_size, config.warmup_ratio, config.schedule) == (50, 128, 0.1, "linear")
+    assert (config.epochs, config.batch_size, config.warmup_ratio, config.schedule) == (50, 256, 0.1, "linear")
     assert (config.max_grad_norm, config.captions_per_image) == (0, 0)
     model = PIRConfig(**config.model)
     assert not model.mask_padding and not model.freeze_instruction_batch_norm

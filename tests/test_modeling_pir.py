@@ -10,8 +10,8 @@ from conftest import IMAGE_SIZE, build_tiny_config
 from transformers import AutoModel, AutoModelForZeroShotImageClassification
 
 from modeling_pir import PIRModel
-from modeling_pir.loss_pir import affiliation_loss, contrastive_loss, same_image_targets, triplet_loss
 from modeling_pir.layers_pir import LCA, VIR, PIRAttentionBlock, PIRTransformerEncoderLayer
+from modeling_pir.loss_pir import affiliation_loss, contrastive_loss, same_image_targets, triplet_loss
 
 TOKENS = 65  # 8 x 8 patches and the pooled one
 

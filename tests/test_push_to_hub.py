@@ -82,7 +82,8 @@ def test_a_push_is_one_commit_with_everything(hub, run):
     commits = hub.repository("models", REPO).commits
     assert [commit.title for commit in commits] == ["initial commit", "PIR at epoch 7: test mR 37.25"]
     assert {"README.md", "metrics.json", "model.safetensors", "config.json", "processor_config.json", "tokenizer.json",
-            "modules.json", "sentence_bert_config.json", "gallery.png", "belief.png", "curves.png", *MODEL_FILES} <= set(files_of(hub))  # fmt: skip
+            "modules.json", "sentence_bert_config.json", "gallery.png", "belief.png", "curves.png",
+            *MODEL_FILES} <= set(files_of(hub))  # fmt: skip
     assert json.loads(files_of(hub)["metrics.json"]) == json.loads((run / "test.json").read_text())
     assert set(json.loads(files_of(hub)["config.json"])["auto_map"]) == {
         "AutoConfig", "AutoModel", "AutoProcessor", "AutoModelForZeroShotImageClassification"

@@ -34,7 +34,8 @@ from training.evaluation_pictures import pairs_picture
 SIDE = 64  # pixels of the grey thumbnails that are hashed and compared
 # Measured on every eighth test image of RSICD: compressed at quality 40, halved or brightened, all stay within 16 bits
 # and above 0.79; shifted by 4 % or cropped by 2 % of the side, above 0.42, most above 0.55. Of 11,413 pairs of a
-# training and a test image within 16 bits, 3 are above 0.5, and one of them is one place. UCM's runways, painted alike, reach 0.8.
+# training and a test image within 16 bits, 3 are above 0.5, and one of them is one place. The runways of UCM, painted
+# alike, reach 0.8.
 MAX_BITS = 16  # of 64, that the hashes of one picture may differ in
 SAME_FROM = 0.75  # correlation of details from which two images are taken for one picture
 DOUBT_FROM = 0.5  # from which a person should look
