@@ -61,8 +61,7 @@ def open_image(source: str | Path | bytes | Image.Image, name: str | None = None
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
                 image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
         if image.width * image.height <= MAX_PIXELS:
-            image.load()  # here and not when first used, so that a broken file is named here
-            return to_rgb(ImageOps.exif_transpose(image))
+            return to_rgb(ImageOps.exif_transpose(image))  # which decodes it: a broken file is named here
     except Image.DecompressionBombError as error:
         raise ValueError(f"{name} is refused as a decompression bomb ({error}): cut it into smaller images.") from error
     except UnidentifiedImageError as error:

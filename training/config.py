@@ -50,6 +50,8 @@ class TrainConfig:
         learning_rate: peak learning rate of AdamW.
         weight_decay: of the weights that decay (not norms, biases, temperatures).
         adam_betas: decay rates of AdamW's moments.
+        raw_temperatures: train the temperatures as they are, with weight decay, as the official code; else their log
+            scales, without.
         warmup_ratio: share of the steps over which the learning rate rises linearly.
         schedule: "linear" or "cosine" decay to 0 after the warm-up.
         max_grad_norm: gradient norm that is clipped to; 0 turns clipping off.
@@ -90,6 +92,7 @@ class TrainConfig:
     learning_rate: float = 6e-5
     weight_decay: float = 0.01
     adam_betas: tuple[float, float] = (0.9, 0.98)
+    raw_temperatures: bool = False
     warmup_ratio: float = 0.1
     schedule: Literal["linear", "cosine"] = "linear"
     max_grad_norm: float = 1.0

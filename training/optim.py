@@ -49,7 +49,7 @@ def parameter_groups(
     """Group the trainable parameters by whether they decay and by their learning rate.
 
     Vectors and scalars (norms, biases, temperatures) and tables of position biases do not decay: pulling them to zero
-    regularises nothing. The official code goes by substrings of names, which lets 12 norms and both temperatures decay.
+    regularises nothing. The official code goes by substrings of names, which lets 10 norms and both temperatures decay.
 
     Args:
         model: the model.

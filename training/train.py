@@ -45,6 +45,7 @@ from training.evaluate import evaluate_split
 from training.grad_cache import cached_backward, joint_losses
 from training.optim import parameter_groups, warmup_then_decay
 from training.pretrain_instruction import pretrain_instruction
+from training.raw_temperatures import train_raw_temperatures
 from training.record import environment, finish_run
 
 logger = logging.getLogger(__name__)
@@ -182,6 +183,8 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
     groups = parameter_groups(model, config.weight_decay, config.learning_rate, config.layer_decay)
     optimizer = torch.optim.AdamW(groups, betas=config.adam_betas, eps=1e-8)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    if config.raw_temperatures:
+        train_raw_temperatures(accelerator.unwrap_model(model), optimizer.optimizer, config.weight_decay)
     num_steps = config.epochs * len(loader)
     # Not prepared: accelerate would step it once per process, but num_steps already counts updates.
     scheduler = warmup_then_decay(optimizer.optimizer, num_steps, config.warmup_ratio, config.schedule)
