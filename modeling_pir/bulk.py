@@ -410,7 +410,7 @@ def run_on_ray(
     dataset = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map(
         _Worker,
         fn_constructor_args=(dict(description),),
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=num_workers),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=num_workers, initial_size=num_workers),
         num_cpus=1,
         num_gpus=1 if num_gpus else 0,
     )

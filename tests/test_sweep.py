@@ -1,5 +1,6 @@
 """A sweep runs what is missing, and tells a difference from the spread over queries and seeds."""
 
+import functools
 import json
 
 import numpy as np
@@ -11,7 +12,7 @@ from training import sweep as sweep_module
 from training.config import save_config
 from training.evaluate import evaluate_split
 from training.record import METRICS
-from training.sweep import expand, is_finished, seed_difference, summarise, sweep, test_ranks, write_report
+from training.sweep import expand, is_finished, seed_difference, split_ranks, summarise, sweep, write_report
 
 
 @pytest.fixture
@@ -29,6 +30,7 @@ def make_runs(tiny_dataset, tmp_path):
 def trained(monkeypatch, tiny_config, tiny_processor):
     """Stands in for training: leaves a random model that depends on the configuration; lists what was run."""
     ran = []
+    monkeypatch.setattr(sweep_module, "load_image_captions", functools.cache(sweep_module.load_image_captions))
 
     def fake(run):
         ran.append((run.setting, run.config.seed))
@@ -37,7 +39,9 @@ def trained(monkeypatch, tiny_config, tiny_processor):
         for part in (model, tiny_processor):
             part.save_pretrained(run.folder / "best")
         save_config(run.config, run.folder / "config.yaml")
-        rows = sweep_module.load_image_captions(run.config.data, "test")
+        config = run.config
+        options = (config.split_list, config.data_revision, config.skip_bad_images)
+        rows = sweep_module.load_image_captions(config.data, "test", *options)
         test = {"epoch": 0} | evaluate_split(model, tiny_processor, rows, 4)
         records = [{"step": 1, "loss": 1.0}, {"epoch": 0, "split": "validation"} | dict.fromkeys(METRICS, 10.0)]
         (run.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in records))
@@ -97,9 +101,9 @@ def test_finished_runs_are_not_run_again(make_runs, trained, tmp_path):
 
 
 def test_a_folder_of_another_configuration_is_refused(make_runs, trained, tmp_path):
-    sweep(make_runs(), tmp_path / "sweep")
+    sweep(make_runs(seeds=[0], vary=[]), tmp_path / "sweep")
     with pytest.raises(ValueError, match="another configuration \\(learning_rate 6e-05, now 0.1\\)"):
-        is_finished(make_runs(learning_rate=0.1)[0])
+        is_finished(make_runs(seeds=[0], vary=[], learning_rate=0.1)[0])
 
 
 def test_a_begun_run_is_resumed_and_a_failure_named(make_runs, monkeypatch):
@@ -120,11 +124,11 @@ def test_a_begun_run_is_resumed_and_a_failure_named(make_runs, monkeypatch):
 
 
 def test_ranks_are_those_of_the_best_model_and_kept(make_runs, trained, tmp_path, monkeypatch):
-    runs = make_runs()
+    runs = make_runs(seeds=[0], vary=[])
     sweep(runs, tmp_path / "sweep")
     measured = json.loads((runs[0].folder / "test.json").read_text())
     monkeypatch.setattr(sweep_module, "embed_split", lambda *_: pytest.fail("embedded again"))
-    ranks = test_ranks(runs[0])
+    ranks = split_ranks(runs[0])
     assert 100 * (ranks.text_ranks < 5).double().mean().item() == measured["t2i_R@5"]
 
 
@@ -157,8 +161,9 @@ def test_the_interval_over_seeds_is_students():
 
 
 def test_one_setting_has_no_difference(make_runs, trained, tmp_path):
-    sweep(make_runs(vary=[]), tmp_path / "sweep")
-    assert summarise(make_runs(vary=[]))["differences"] == {}
+    runs = make_runs(seeds=[0], vary=[])
+    sweep(runs, tmp_path / "sweep")
+    assert summarise(runs)["differences"] == {}
 
 
 @pytest.mark.slow

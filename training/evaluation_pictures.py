@@ -155,6 +155,6 @@ def pairs_picture(
         for side in (0, 1):
             axes = grid[row, 2 * column + side]
             axes.imshow(pair[side].convert("RGB").resize((224, 224), Image.Resampling.BICUBIC))
-            label = textwrap.fill(both[side], 30) + (f"\n{textwrap.fill(note, 34)}" if side else "")
+            label = textwrap.fill(both[side], 38) + (f"\n{textwrap.fill(note, 40)}" if side else "")
             axes.set_title(label, fontsize=8, parse_math=False)
     figure.savefig(path, dpi=100)

@@ -290,11 +290,12 @@ def write_report(result: dict[str, Any]) -> str:
         "# Leak check",
         f"Training side: {sides[0]}. Test side: {sides[1]}.",
         "## Images",
-        f"{len(pairs)} pairs of a training and a test image are one picture, "
-        f"{sum(pair['identical'] for pair in pairs)} of them pixel by pixel; {len({pair['test'] for pair in pairs})} "
-        "test images are concerned. removal.txt names the training images of these pairs. "
-        f"{len(result['doubtful_pairs'])} more are for a person to judge: one place on two dates, or places that look "
-        f"alike. Within the test side {len(within)} pairs are one picture: whichever is asked for, the other one is "
+        f"- Pairs of a training and a test image that are one picture: {len(pairs)}, of which "
+        f"{sum(pair['identical'] for pair in pairs)} pixel by pixel; test images concerned: "
+        f"{len({pair['test'] for pair in pairs})}. removal.txt names the training images of these pairs.\n"
+        f"- Pairs for a person to judge, one place on two dates or places that look alike: "
+        f"{len(result['doubtful_pairs'])}.\n"
+        f"- Pairs within the test side that are one picture: {len(within)}. Whichever is asked for, the other one is "
         "wrong.",
         f"Compared are perceptual hashes (at most {limits['bits']} of 64 bits differ) of the test images in eight "
         f"orientations, then the correlation of details at {SIDE} pixels, shifted by up to {limits['max_shift']:.1%} "

@@ -157,7 +157,7 @@ def run_training(run: SweepRun) -> None:
         )
 
 
-def test_ranks(run: SweepRun) -> QueryRanks:
+def split_ranks(run: SweepRun) -> QueryRanks:
     """Where the right answers of a finished run are on test; computed from best/ the first time, then kept.
 
     Args:
@@ -240,7 +240,7 @@ def summarise(runs: list[SweepRun]) -> dict[str, Any]:
             for split in ("validation", "test")
         }
         values[setting] = [of_run["test"]["mR"] for of_run in metrics]
-        tables[setting] = mean_table([query_table(test_ranks(run)) for run in group])
+        tables[setting] = mean_table([query_table(split_ranks(run)) for run in group])
     first, *others = by_setting
     weights = bootstrap_weights(_num_images(tables[first]))
     differences = {
