@@ -186,7 +186,7 @@ import modeling_pir.index
 from modeling_pir import bulk, cli
 from modeling_pir.index import PIRIndex
 
-index_path, archive, model = sys.argv[1:]
+index_path, archive, model, data, output = sys.argv[1:]
 bulk.GROUP_FILES = modeling_pir.index.COMMIT_ROWS = 4
 cluster = Cluster()
 cluster.add_node(num_cpus=0, include_dashboard=False)
@@ -214,7 +214,9 @@ def commit_and_kill(self, files, scan, report):
 
 PIRIndex._commit = commit_and_kill
 options = ["--model", model, "--engine", "ray", "--workers", "2", "--json"]
-sys.exit(cli.main(["index", archive, "--index", index_path, *options]))
+codes = [cli.main(["index", archive, "--index", index_path, *options])]
+codes.append(cli.main(["embed", data, "--output", output, *options]))
+print("codes", codes)
 """
 
 
@@ -226,7 +228,9 @@ def ray_environment():
 
 
 @pytest.mark.slow
-def test_cluster_that_loses_a_node_indexes_every_file_once(tmp_path, tiny_model, tiny_processor, ray_environment):
+def test_cluster_that_loses_a_node_embeds_everything_once(
+    tmp_path, tiny_model, tiny_processor, tiny_parquet_dataset, ray_environment
+):
     pytest.importorskip("ray")
     tiny_model.save_pretrained(tmp_path / "model")
     tiny_processor.save_pretrained(tmp_path / "model")
@@ -236,13 +240,20 @@ def test_cluster_that_loses_a_node_indexes_every_file_once(tmp_path, tiny_model,
         pixels = generator.integers(0, 255, (24, 24, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "archive" / f"{number}.png")
     (tmp_path / "archive" / "broken.png").write_bytes(b"broken")
-    paths = [str(tmp_path / name) for name in ("index", "archive", "model")]
+    shards = list_shards(str(tiny_parquet_dataset), str(tmp_path / "out"))
+    assert embed_one(PIRModel.from_pretrained(tmp_path / "model"), tiny_processor, shards[0]).rows == 4
+    paths = [str(tmp_path / name) for name in ("index", "archive", "model", "tiny_parquet_dataset", "out")]
     command = [sys.executable, "-c", CLUSTER_SCRIPT, *paths]
     done = subprocess.run(command, env=ray_environment, capture_output=True, text=True, timeout=900, check=False)
-    assert done.returncode == 1, done.stderr[-2000:]  # one file is broken
+    assert done.returncode == 0, done.stderr[-2000:]
     lines = done.stdout.splitlines()
-    assert lines[:2] == ["workers 2", "killed"]
-    result = json.loads(next(line for line in lines if line.startswith("{")))
+    assert lines[:2] == ["workers 2", "killed"] and lines[-1] == "codes [1, 0]"  # one file is broken
+    result, embedded = (json.loads(line) for line in lines if line.startswith("{"))
+    assert sorted((shard["rows"], shard["skipped"]) for shard in embedded["shards"]) == [
+        (0, True),
+        (4, False),
+        (4, False),
+    ]
     assert (result["added"], result["rows"]) == (80, 80) and len(result["errors"]) == 1
     index = PIRIndex.open(tmp_path / "index", tiny_model, tiny_processor)
     found = [row["path"] for rows, _ in index.store.rows() for row in rows]

@@ -503,8 +503,9 @@ def test_ten_kills_lose_no_acknowledged_row(tmp_path, tiny_model, tiny_processor
     archive = tmp_path / "archive"
     archive.mkdir()
     generator = np.random.default_rng(0)
-    for number in range(400):
-        Image.fromarray(generator.integers(0, 255, (24, 24, 3), dtype=np.uint8)).save(archive / f"{number:03}.png")
+    num_images = 2000  # more than ten killed writers can embed on a fast machine
+    for number in range(num_images):
+        Image.fromarray(generator.integers(0, 255, (24, 24, 3), dtype=np.uint8)).save(archive / f"{number:04}.png")
     index = PIRIndex.create(tmp_path / "index", tiny_model, tiny_processor, engine=engine)
     command = [sys.executable, "-c", WRITER, index.path, str(tmp_path / "model"), str(archive)]
     for _ in range(10):
@@ -516,11 +517,11 @@ def test_ten_kills_lose_no_acknowledged_row(tmp_path, tiny_model, tiny_processor
             timer.cancel()
         paths = [row["path"] for rows, _ in PIRIndex.open(index.path).store.rows() for row in rows]
         assert len(paths) == len(set(paths)) >= max(acknowledged, default=0)
-        assert {str(archive / f"{number:03}.png") for number in range(max(acknowledged, default=0))} <= set(paths)
-    assert 0 < len(index) < 400
+        assert {str(archive / f"{number:04}.png") for number in range(max(acknowledged, default=0))} <= set(paths)
+    assert 0 < len(index) < num_images
     report = index.add(archive)
-    assert report.added + report.unchanged == 400 == len(index) and report.added > 0
-    assert len({hit.path for hit in index.search("a", k=1000)}) == 400
+    assert report.added + report.unchanged == num_images == len(index) and report.added > 0
+    assert len({hit.path for hit in index.search("a", k=num_images)}) == num_images
 
 
 @pytest.mark.slow
