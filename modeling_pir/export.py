@@ -7,6 +7,7 @@ unit vectors, for any number of images or texts and any text length the text tow
 """
 
 import argparse
+import copy
 import sys
 from pathlib import Path
 
@@ -21,12 +22,23 @@ from .modeling_pir import PIRModel
 TOLERANCE = 1e-4  # largest difference of a coordinate of a unit vector between an export and the model
 
 
+IMAGE_PARTS = ("vision_model", "visual_projection", "instruction_model", "instruction_projection", "vir")
+TEXT_PARTS = ("text_model", "text_projection", "lca")
+
+
+def without(model: PIRModel, parts: tuple[str, ...]) -> PIRModel:
+    """The model less some modules, which a saved program would carry along unused; it shares its weights with `model`."""
+    rest = copy.copy(model)
+    rest._modules = {name: module for name, module in model._modules.items() if name not in parts}
+    return rest
+
+
 class ImageEncoder(nn.Module):
     """Images to unit vectors: pixel_values (images, 3, height, width) to image_embeds (images, dim)."""
 
     def __init__(self, model: PIRModel) -> None:
         super().__init__()
-        self.model = model
+        self.model = without(model, TEXT_PARTS)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Embed."""
@@ -38,7 +50,7 @@ class TextEncoder(nn.Module):
 
     def __init__(self, model: PIRModel) -> None:
         super().__init__()
-        self.model = model
+        self.model = without(model, IMAGE_PARTS)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Embed."""
@@ -139,7 +151,7 @@ def export(name_or_path: str, output: str | Path) -> dict[str, float]:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ValueError(f"{error.name} is missing: pip install 'modeling-pir[export]'.") from error
+        raise ValueError(f"{error.name} is missing: pip install 'modeling-pir[onnx]'.") from error
     model, processor = load_pretrained(name_or_path)
     model.float().set_attn_implementation("eager")  # ONNX has no kernel for Swin's views of fused attention
     output = Path(output)

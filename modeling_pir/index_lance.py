@@ -27,7 +27,7 @@ BATCH_ROWS = 10_000
 
 def import_lancedb() -> ModuleType:
     """The lancedb package, or which extra brings it."""
-    os.environ.setdefault("LANCE_LOG", "error")  # its warnings are about its own defaults
+    os.environ.setdefault("LANCEDB_LOG", "error")  # its warnings are about its own defaults
     try:
         import lancedb
     except ImportError as error:
@@ -222,19 +222,22 @@ class LanceStore:
 
     def maintain(self) -> None:
         """Merge small fragments and bring the indexes up to date, where there is something to be done."""
-        from lancedb.index import BTree, IvfRq
+        from lancedb.index import Bitmap, BTree, IvfRq
 
-        num_rows = self.count()
         stats = self._index_stats()
-        num_new = num_rows if stats is None else stats.num_unindexed_rows
-        if num_rows >= MIN_INDEX_ROWS and num_new > STALE_SHARE * num_rows:
-            partitions = max(1, num_rows // PARTITION_ROWS)
-            self.table.create_index("embedding", config=IvfRq(distance_type="dot", num_partitions=partitions))
-            for column in ("path", "date", "scene", "sensor", "minx", "miny", "maxx", "maxy"):
-                self.table.create_index(column, config=BTree())
-            num_new = 0
-        if num_new or self.table.stats()["fragment_stats"]["num_small_fragments"] > 1:
+        has_new = stats is not None and stats.num_unindexed_rows > 0
+        if has_new or self.table.stats()["fragment_stats"]["num_small_fragments"] > 1:
             self.table.optimize(cleanup_older_than=KEEP_VERSIONS)
+        num_rows = self.count()
+        num_new = num_rows if stats is None else stats.num_unindexed_rows
+        if num_rows < MIN_INDEX_ROWS or num_new <= STALE_SHARE * num_rows:
+            return
+        partitions = max(1, num_rows // PARTITION_ROWS)
+        self.table.create_index("embedding", config=IvfRq(distance_type="dot", num_partitions=partitions))
+        for column in ("scene", "sensor"):
+            self.table.create_index(column, config=Bitmap())
+        for column in ("date", "minx", "miny", "maxx", "maxy"):
+            self.table.create_index(column, config=BTree())
 
 
 def _quote(text: str) -> str:

@@ -143,9 +143,9 @@ def test_labels_are_short_and_unique(tmp_path):
     for name in ("a/run/best", "b/run/best", "c/other/best"):
         (tmp_path / name).mkdir(parents=True)
     sources = [str(tmp_path / name) for name in ("a/run/best", "b/run/best", "c/other/best")]
-    assert unique_labels([*sources, "org/model"]) == [sources[0], sources[1], "other/best", "org/model"]
+    assert unique_labels([*sources, "org/model"], 2) == [sources[0], sources[1], "other/best", "org/model"]
     with pytest.raises(ValueError, match="given twice"):
-        unique_labels(["org/model", "org/model"])
+        unique_labels(["org/model", "org/model"], 2)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ def test_example_texts_are_padded_to_one_length(tiny_model):
 def test_traced_text_encoder_takes_any_number_and_length(tiny_model):
     tiny_model.set_attn_implementation("eager")
     program = export_text_encoder(tiny_model).module()
+    assert not any("vision_model" in name for name in program.state_dict())
     for texts, length in ((1, 3), (4, 11), (2, 64)):
         inputs = example_texts(tiny_model, texts, length)
         expected = torch.nn.functional.normalize(tiny_model.get_text_features(**inputs).pooler_output, dim=-1)
@@ -29,6 +30,7 @@ def test_traced_text_encoder_takes_any_number_and_length(tiny_model):
 def test_traced_image_encoder_takes_any_number(tiny_model, tiny_processor, tiny_images):
     tiny_model.set_attn_implementation("eager")
     program = export_image_encoder(tiny_model, 32, 32).module()
+    assert not any("text_model" in name for name in program.state_dict())  # it would be saved along, unused
     for images in (tiny_images[:1], tiny_images):
         pixel_values = tiny_processor(images=images, return_tensors="pt")["pixel_values"]
         expected = torch.nn.functional.normalize(tiny_model.get_image_features(pixel_values).pooler_output, dim=-1)
@@ -68,5 +70,5 @@ def test_a_missing_model_is_one_sentence(tmp_path):
 
 def test_a_missing_extra_is_named(folder, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
-    with pytest.raises(ValueError, match=r"pip install 'modeling-pir\[export\]'"):
+    with pytest.raises(ValueError, match=r"pip install 'modeling-pir\[onnx\]'"):
         export(folder, tmp_path / "out")

@@ -123,7 +123,7 @@ def test_the_removal_list_names_training_images_only(tmp_path):
     assert [(pair["train"], pair["test"]) for pair in result["pairs_within_test"]] == [("b/test/y.png", "b/test/z.png")]
     assert json.loads((tmp_path / "leaks.json").read_text()) == result
     report = (tmp_path / "report.md").read_text()
-    assert "Pairs of a training and a test image that are one picture: 1, of which 0 pixel by pixel" in report
+    assert "Pairs of a training and a test image taken for one picture: 1, of which 0 pixel by pixel" in report
     assert "a/train/sub/3.png" in report and Image.open(tmp_path / "pairs.png").width > 500
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from datasets import Dataset
@@ -43,15 +44,16 @@ from training.zero_shot import TEMPLATES, scene_embeds, zero_shot_metrics
 
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 EXTRA_PACKAGES = ("sentence-transformers", "scikit-learn")
-CURVE_KS = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+NUM_CURVE_KS = 30  # points of the curve of chance
 MIN_MAP_IMAGES = 5
 
 
-def unique_labels(sources: list[str]) -> list[str]:
-    """Short names of models or data: a Hub id or known name as it is, of a folder its last two parts.
+def unique_labels(sources: list[str], num_parts: int) -> list[str]:
+    """Short names of models or data: a Hub id or known name as it is, of a path its last parts.
 
     Args:
         sources: as given on the command line.
+        num_parts: of a path; 2 tells runs apart, whose models are all called best.
 
     Returns:
         One label for each, no two alike; the whole source where short ones would be.
@@ -62,7 +64,9 @@ def unique_labels(sources: list[str]) -> list[str]:
     twice = next((source for source in sources if sources.count(source) > 1), None)
     if twice is not None:
         raise ValueError(f"{twice!r} is given twice: give each model and each data set once.")
-    labels = ["/".join(Path(source).resolve().parts[-2:]) if Path(source).exists() else source for source in sources]
+    labels = [
+        "/".join(Path(source).resolve().parts[-num_parts:]) if Path(source).exists() else source for source in sources
+    ]
     return [source if labels.count(label) > 1 else label for source, label in zip(sources, labels, strict=True)]
 
 
@@ -148,7 +152,7 @@ def draw_model(
     drawn = ["gallery.png"]
     zero_shot = measured["zero_shot"]
     if zero_shot is not None:
-        title = f"{label}: scenes told by their names without training, {zero_shot['accuracy']:.1f} % right"
+        title = f"{label}: scenes told by their names alone (zero-shot), {zero_shot['accuracy']:.1f} % right"
         confusion_picture(zero_shot["confusion"], list(zero_shot["scenes"]), folder / "confusion.png", title)
         drawn.append("confusion.png")
     if len(images) >= MIN_MAP_IMAGES:
@@ -199,13 +203,24 @@ def compare_on(
         for column in columns
     ]
     if folder is not None:
-        text_to_image = ranks[first].text_to_image
-        ks = [k for k in CURVE_KS if k <= len(text_to_image)]
-        chance = chance_metrics(text_to_image, ks)
-        curves = {label: (of_model.image_ranks, of_model.text_ranks) for label, of_model in ranks.items()}
-        at_chance = {k: (chance[f"i2t_R@{k}"], chance[f"t2i_R@{k}"]) for k in ks}
-        recall_curves_picture(curves, at_chance, folder / "recall_at_k.png", folder.name)
+        draw_curves(folder, ranks)
     return result | {"models": models, "pictures": pictures}
+
+
+def draw_curves(folder: Path, ranks: dict[str, QueryRanks]) -> None:
+    """Draw recall_at_k.png of all models, beside chance.
+
+    Args:
+        folder: of the data set, whose name is the title.
+        ranks: by label of the model.
+    """
+    text_to_image = next(iter(ranks.values())).text_to_image
+    ks = np.unique(np.geomspace(1, len(text_to_image), NUM_CURVE_KS).astype(int)).tolist()
+    at_chance = chance_metrics(text_to_image, ks)
+    num_images = int(text_to_image.max()) + 1
+    chance = {k: at_chance[f"i2t_R@{k}"] for k in ks}, {k: at_chance[f"t2i_R@{k}"] for k in ks if k <= num_images}
+    curves = {label: (of_model.image_ranks, of_model.text_ranks) for label, of_model in ranks.items()}
+    recall_curves_picture(curves, chance, folder / "recall_at_k.png", folder.name)
 
 
 def compare(args: argparse.Namespace) -> dict[str, Any]:
@@ -221,7 +236,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         ValueError: bad models or data, before any model computes.
         ImportError: a model or a picture needs a package that is not installed.
     """
-    model_labels, data_labels = unique_labels(args.model), unique_labels(args.data)
+    model_labels, data_labels = unique_labels(args.model, 2), unique_labels(args.data, 1)
     split_lists = args.split_list or [None] * len(args.data)
     if len(split_lists) != len(args.data):
         raise ValueError(

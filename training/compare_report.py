@@ -125,7 +125,7 @@ def _data_sections(label: str, data: dict[str, Any]) -> list[str]:
     if data["benchmark"]:
         sections += _published_sections(data, name)
     if any(measured["scenes"] for measured in data["models"].values()):
-        sections += [f"### {name} by scene", _scene_table(data)]
+        sections += [f"### {name} by scene", "Queries of the scene's images among all candidates.", _scene_table(data)]
     folder = label.replace("/", "_")
     if data["pictures"]:
         sections += [f"### {name} in pictures", f"![recall at k]({folder}/recall_at_k.png)"]
@@ -195,10 +195,19 @@ def _published_sections(data: dict[str, Any], name: str) -> list[str]:
     rows = [(result.mR, _published_row(result, notes)) for result in published]
     for model, measured in data["models"].items():
         recall = measured["recall"]
-        cells = [f"**`{model}`**", "", "", f"**{recall['mR']:.2f}**", *(f"{recall[key]:.2f}" for key in METRICS[:-1])]
+        cells = [
+            f"**`{model}`**",
+            "",
+            "",
+            "",
+            f"**{recall['mR']:.2f}**",
+            *(f"{recall[key]:.2f}" for key in METRICS[:-1]),
+        ]
         rows.append((recall["mR"], [*cells, "see above", "1", "this report"]))
-    header = ["method", "towers", "seen before; trained on", "mR", *list(HEADER.values())[:-1], "chosen on", "runs"]
-    table = markdown_table([*header, "read in"], [cells for _, cells in sorted(rows, key=lambda row: row[0])])
+    header = ["method", "towers", "seen before", "trained on", "mR", *list(HEADER.values())[:-1], "chosen on", "runs"]
+    table = markdown_table(
+        [*header, "read in"], [cells for _, cells in sorted(rows, key=lambda row: row[0])], num_left=4
+    )
     differences = (
         "How the published protocols differ from the one below, as far as it is known. *Chosen on* test means that the "
         "epoch with the best test recall was kept, so that the number is a maximum, not an estimate. *Runs*: a single "
@@ -215,8 +224,14 @@ def _published_row(result: PublishedResult, notes: dict[str, int]) -> list[str]:
     recalls = [f"{result.recalls[key]:.2f}" if result.recalls else "" for key in METRICS[:-1]]
     spread = f" ± {result.mR_sd:.2f}" if result.mR_sd is not None else ""
     year = f" ({result.year})" if result.year else ""
-    seen = f"{result.group}; {result.training_data}"
-    cells = [f"{result.method}{year}{mark}", result.backbones, seen, f"{result.mR:.2f}{spread}", *recalls]
+    cells = [
+        f"{result.method}{year}{mark}",
+        result.backbones,
+        result.group,
+        result.training_data,
+        f"{result.mR:.2f}{spread}",
+        *recalls,
+    ]
     return [*cells, result.selection, result.runs, result.source]
 
 

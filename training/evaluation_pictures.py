@@ -26,7 +26,7 @@ LABELLED_SHARE = 0.1  # cells of a confusion picture from which the percentage i
 
 def recall_curves_picture(
     ranks: dict[str, tuple[torch.Tensor, torch.Tensor]],
-    chance: dict[int, tuple[float, float]],
+    chance: tuple[dict[int, float], dict[int, float]],
     path: str | Path,
     title: str = "",
 ) -> None:
@@ -34,7 +34,7 @@ def recall_curves_picture(
 
     Args:
         ranks: model to its image ranks (images,) and text ranks (texts,), 0 for the first place.
-        chance: k to the recall of a random order, image to text and text to image, percent.
+        chance: k to the recall of a random order, percent; image to text, and text to image.
         path: of the picture.
         title: over it.
     """
@@ -49,7 +49,7 @@ def recall_curves_picture(
             axes.plot(places, 100 * hits[places - 1], line, color=color, linewidth=2, label=model)
             marks = [k for k in (1, 5, 10) if k <= num_places]
             axes.plot(marks, [100 * hits[k - 1] for k in marks], MARKERS[index % len(MARKERS)], color=color)
-        axes.plot(list(chance), [both[side] for both in chance.values()], ":", color=GREY, label="chance")
+        axes.plot(list(chance[side]), list(chance[side].values()), ":", color=GREY, label="chance")
         axes.set(xscale="log", xlabel="k, answers looked at (marks: 1, 5, 10)", ylabel="recall at k, percent")
         axes.set(xlim=(1, None), ylim=(0, 102))
         axes.set_title(name, fontsize=11)
@@ -106,19 +106,21 @@ def map_picture(image_embeds: torch.Tensor, scenes: Sequence[str | None], path: 
         raise ValueError(f"A map needs at least 5 images, but there are {len(image_embeds)}.")
     order = torch.randperm(len(image_embeds), generator=torch.Generator().manual_seed(MAP_SEED))[:MAX_POINTS]
     perplexity = min(30, (len(order) - 1) / 3)
-    tsne = TSNE(perplexity=perplexity, metric="cosine", init="random", random_state=MAP_SEED)
+    tsne = TSNE(perplexity=perplexity, metric="cosine", init="pca", random_state=MAP_SEED)
     places = tsne.fit_transform(image_embeds[order].numpy())  # (points, 2)
     shown = np.array([scenes[index] or "" for index in order.tolist()])
-    figure = Figure(figsize=(10.5, 9), layout="constrained")
+    figure = Figure(figsize=(12, 9), layout="constrained")
     axes = figure.subplots()
     for index, name in enumerate(sorted(set(shown))):
         of_scene = places[shown == name]
         color = COLORS[index % len(COLORS)] if name else GREY
         marker = MARKERS[index // len(COLORS) % len(MARKERS)] if name else "."
-        axes.scatter(*of_scene.T, s=22, c=color, marker=marker, alpha=0.75, linewidths=0)
+        label = name or "scene unknown"
+        axes.scatter(*of_scene.T, s=22, c=color, marker=marker, alpha=0.75, linewidths=0, label=label)
         if name:
             _name_scene(axes, of_scene, name, color)
     axes.set(xticks=[], yticks=[])
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     note = f"{len(order)} of {len(image_embeds)} images; t-SNE, seed {MAP_SEED}: only nearness has a meaning"
     axes.set_title(f"{title}\n{note}", fontsize=10, parse_math=False)
     figure.savefig(path, dpi=110)

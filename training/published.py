@@ -22,7 +22,7 @@ class PublishedResult:
         method: as its paper calls it.
         year: of publication, None where it was not noted.
         backbones: image / text tower.
-        group: what the towers had seen before; results of different groups are not alike.
+        group: what the towers had seen before: images or text alone, image-text pairs (CLIP), or remote-sensing pairs.
         training_data: what was trained on.
         dataset: a name of `training.known`.
         recalls: the six recalls, percent; None where only mR is published.
