@@ -27,7 +27,7 @@ TEXT_PARTS = ("text_model", "text_projection", "lca")
 
 
 def without(model: PIRModel, parts: tuple[str, ...]) -> PIRModel:
-    """The model less some modules, which a saved program would carry along unused; it shares its weights with `model`."""
+    """The model less modules that a saved program would carry along unused; it shares its weights with `model`."""
     rest = copy.copy(model)
     rest._modules = {name: module for name, module in model._modules.items() if name not in parts}
     return rest

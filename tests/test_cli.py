@@ -223,7 +223,9 @@ def test_classify_gives_probabilities(run, archive, model_folder):
 def test_classify_agrees_with_the_model(run, archive, model_folder, tiny_model, tiny_processor):
     labels = ["airport", "forest", "harbor"]
     image = Image.open(archive / "0.png").convert("RGB")
-    inputs = tiny_processor(images=[image], text=[f"an aerial image of {label}" for label in labels], return_tensors="pt")
+    inputs = tiny_processor(
+        images=[image], text=[f"an aerial image of {label}" for label in labels], return_tensors="pt"
+    )
     expected = tiny_model(**inputs).logits_per_image.softmax(dim=-1)[0].tolist()
     _, out, _ = run("classify", archive / "0.png", "--labels", ",".join(labels), "--model", model_folder, "--json")
     probabilities = json.loads(out)[0]["probabilities"]

@@ -24,7 +24,8 @@ def make_config(tiny_dataset, tiny_config, output_dir):
     model = {key: model[key] for key in (*towers, "projection_dim", "num_attention_heads", "feedforward_dim")}
     return TrainConfig(
         output_dir=str(output_dir), data=str(tiny_dataset), model=model, vocab_size=200, captions_per_image=2,
-        epochs=10, batch_size=2, learning_rate=1e-3, log_every=1, evaluation_batch_size=4, evaluate_every=2, checkpoint_every=1,
+        epochs=10, batch_size=2, learning_rate=1e-3, log_every=1, evaluation_batch_size=4, evaluate_every=2,
+        checkpoint_every=1,
     )  # fmt: skip
 
 

@@ -89,7 +89,7 @@ def rank_queries(embeddings: SplitEmbeddings) -> QueryRanks:
         # What is word for word an own caption is no wrong answer.
         block[text_to_image[pairs] - rows[0], numbers[pairs]] = -torch.inf
         merged_image_ranks[rows] = ((block >= thresholds[rows, :1] - TIE_TOLERANCE).float() @ copies).long()
-        merged_text_ranks += (block >= best_of_caption - TIE_TOLERANCE).sum(dim=0)
+        merged_text_ranks += (block >= best_of_caption - TIE_TOLERANCE).sum(dim=0, dtype=torch.int32)
     place = torch.arange(1, thresholds.shape[1] + 1)
     precision = (place / (wrong + place) * is_own).sum(dim=1) / is_own.sum(dim=1)
     return QueryRanks(image_ranks, text_ranks, merged_image_ranks, merged_text_ranks[numbers], precision, text_to_image)
