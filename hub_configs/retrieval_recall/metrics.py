@@ -28,12 +28,12 @@ def retrieval_ranks(similarity: torch.Tensor, text_to_image: torch.Tensor) -> tu
     if similarity.isnan().any():
         raise ValueError("The similarity has NaN: the model's weights or its inputs are broken.")
     own_score = similarity[text_to_image, torch.arange(len(text_to_image))]  # (texts,)
-    text_ranks = (similarity >= own_score).sum(dim=0) - 1
+    text_ranks = _count(similarity >= own_score, dim=0) - 1
     best_own = torch.full((len(similarity),), -torch.inf, dtype=similarity.dtype)
     best_own = best_own.scatter_reduce(0, text_to_image, own_score, "amax")  # (images,)
     own_hits = torch.zeros(len(similarity), dtype=torch.long)
     own_hits.scatter_add_(0, text_to_image, (own_score >= best_own[text_to_image]).long())
-    image_ranks = (similarity >= best_own[:, None]).sum(dim=1) - own_hits
+    image_ranks = _count(similarity >= best_own[:, None], dim=1) - own_hits
     return image_ranks, text_ranks
 
 
@@ -76,8 +76,8 @@ def streamed_retrieval_ranks(
             # An own pair is no wrong candidate of its image or of its text.
             own = (text_to_image[columns] >= rows[0]) & (text_to_image[columns] <= rows[-1])
             block[text_to_image[columns][own] - rows[0], own.nonzero().squeeze(1)] = -torch.inf
-            image_ranks[rows] += (block >= best_own[rows, None] - TIE_TOLERANCE).sum(dim=1)
-            text_ranks[columns] += (block >= own_score[columns] - TIE_TOLERANCE).sum(dim=0)
+            image_ranks[rows] += _count(block >= best_own[rows, None] - TIE_TOLERANCE, dim=1)
+            text_ranks[columns] += _count(block >= own_score[columns] - TIE_TOLERANCE, dim=0)
     return image_ranks, text_ranks
 
 
@@ -139,6 +139,11 @@ def chance_metrics(text_to_image: torch.Tensor, ks: Sequence[int] = (1, 5, 10)) 
         metrics[f"i2t_R@{k}"] = 100 * (1 - miss).mean().item()
     metrics |= {f"t2i_R@{k}": 100 * min(k / num_images, 1.0) for k in ks}
     return metrics | {"mR": sum(metrics.values()) / len(metrics)}
+
+
+def _count(found: torch.Tensor, dim: int) -> torch.Tensor:
+    """How many are true along a dimension, long; summed in int32, which is several times faster than in int64."""
+    return found.sum(dim=dim, dtype=torch.int32).long()
 
 
 def _check(num_images: int, num_texts: int, text_to_image: torch.Tensor) -> None:
