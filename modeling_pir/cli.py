@@ -225,7 +225,7 @@ def _index_text(result: dict) -> str:
     lines = [f"{result['index']}: {result['rows']:,} rows ({result['engine']} index)"]
     if "added" in result:
         lines[0] += f", {result['added']:,} added, {result['unchanged']:,} files unchanged"
-    if "deleted" in result:
+    if result.get("deleted"):
         lines[0] += f", {result['deleted']:,} deleted"
     if "exported" in result:
         lines.append(f"{result['exported']:,} rows written to {result['export']}")

@@ -9,6 +9,8 @@ With lancedb (`pip install "modeling-pir[search]"`) an index is a Lance table, f
 that is searched exactly, for some hundred thousand rows. Both have the same columns and take the same SQL filters.
 """
 
+from __future__ import annotations
+
 import hashlib
 import importlib.util
 import json
@@ -17,13 +19,11 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 from PIL import Image
 
-from .embed import batched, embed_images, embed_texts
 from .images import to_rgb
 from .index_exact import ExactStore
 from .index_export import export_rows
@@ -39,9 +39,13 @@ from .index_files import (
     scan_files,
 )
 from .index_lance import LanceStore
-from .modeling_pir import PIRModel
-from .processing_pir import PIRProcessor
 from .scenes import is_georaster
+
+if TYPE_CHECKING:  # opening an index and finding nothing to do needs no torch, whose import takes longer
+    import torch
+
+    from .modeling_pir import PIRModel
+    from .processing_pir import PIRProcessor
 
 COMMIT_ROWS = 10_000  # rows that are written at once, unless
 COMMIT_SECONDS = 20.0  # it is so long since the last were: what a crash can cost
@@ -82,7 +86,7 @@ class Hit:
     time: float | None
 
     @classmethod
-    def from_row(cls, row: Row, similarity: float) -> "Hit":
+    def from_row(cls, row: Row, similarity: float) -> Hit:
         """A hit from a row of the index."""
         window = tuple(row[name] for name in ("col_off", "row_off", "width", "height"))
         bounds = tuple(row[name] for name in ("minx", "miny", "maxx", "maxy"))
@@ -120,6 +124,8 @@ class AddReport:
 
 def weights_fingerprint(model: PIRModel) -> str:
     """SHA-256 of a model's weights, rounded to bfloat16 so that a model loaded in half precision is the same one."""
+    import torch
+
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         values = tensor.detach().to("cpu", torch.bfloat16 if tensor.is_floating_point() else tensor.dtype)
@@ -178,7 +184,7 @@ class PIRIndex:
         model_id: str | None = None,
         revision: str | None = None,
         engine: Literal["lance", "exact"] | None = None,
-    ) -> "PIRIndex":
+    ) -> PIRIndex:
         """Make an empty index.
 
         Args:
@@ -205,7 +211,7 @@ class PIRIndex:
         return cls(store_class.create(path, describe_model(model, model_id, revision)), model, processor)
 
     @classmethod
-    def open(cls, path: str | Path, model: PIRModel | None = None, processor: PIRProcessor | None = None) -> "PIRIndex":
+    def open(cls, path: str | Path, model: PIRModel | None = None, processor: PIRProcessor | None = None) -> PIRIndex:
         """Open an index.
 
         Args:
@@ -327,6 +333,8 @@ class PIRIndex:
         self, images: Iterable[tuple[Image.Image, Mapping[str, object]]], known: Mapping, scan: Scan, batch_size: int
     ) -> Iterator[EmbeddedFile]:
         """Embed those that are not known; what becomes of the others is noted in the scan."""
+        from .embed import batched, embed_images
+
         rows = ((image, image_row(image, metadata)) for image, metadata in images)
         for batch in batched(rows, batch_size):
             wanted = []
@@ -421,6 +429,10 @@ class PIRIndex:
 
     def _embed_query(self, query: str | Image.Image | torch.Tensor | np.ndarray) -> np.ndarray:
         """(projection_dim,) float32, unit norm."""
+        import torch
+
+        from .embed import embed_images, embed_texts
+
         if isinstance(query, torch.Tensor | np.ndarray):
             vector = np.asarray(torch.as_tensor(query).detach().float().cpu()).reshape(-1)
             norm = float(np.linalg.norm(vector))

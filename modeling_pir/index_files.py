@@ -1,21 +1,25 @@
 """What an index is made of: the files of an archive, which of them are new, and their images as embedded rows."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from .embed import embed_images
 from .images import IMAGE_SUFFIXES, open_image
-from .modeling_pir import PIRModel
-from .processing_pir import PIRProcessor
 from .scenes import RASTER_SUFFIXES, Chip, is_georaster, iter_chips
+
+if TYPE_CHECKING:  # a scan needs no torch, whose import takes longer than the scan
+    from .modeling_pir import PIRModel
+    from .processing_pir import PIRProcessor
 
 COLUMNS: dict[str, type] = {  # of an index, beside the embedding
     "id": str,  # of the row: a hash of path and window
@@ -322,6 +326,8 @@ def embed_files(
     Yields:
         Each file once, complete, in order.
     """
+    from .embed import embed_images
+
     rows: list[Row] = []  # of the file that is being read
     vectors: list[np.ndarray] = []
     no_vector = np.empty((0, model.config.projection_dim), dtype=np.float32)

@@ -16,7 +16,9 @@ TABLE = "images"
 MIN_INDEX_ROWS = 50_000  # below, a scan of all vectors takes about 0.1 s and misses nothing
 PARTITION_ROWS = 8_192
 PROBED_SHARE = 0.2  # of the partitions, without a filter
-REFINE_FACTOR = 20  # candidates per hit whose exact similarity is computed
+REFINE_FACTOR = 50  # candidates per hit whose exact similarity is computed
+FEW_SHARE = 0.1  # of the rows: where a filter leaves no more, neighbours lie further apart,
+REFINE_FACTOR_OF_FEW = 20  # and fewer candidates do
 ALL_PARTITIONS = 1_000_000  # more than there are; Lance takes those that there are
 EXACT_ROWS = 1_000  # that a filter leaves: up to here, or up to this share of the index, they are compared one by one
 EXACT_SHARE = 0.002  # since reading a row at random takes as long as comparing the codes of 500
@@ -44,7 +46,8 @@ class LanceStore:
     """Rows and vectors in a Lance table.
 
     Every write is one commit: after a crash it is there as a whole or not at all. Any number of processes read while
-    others write. One search runs on one machine: whoever needs a cluster exports to Parquet.
+    others write. One search runs on one machine: whoever needs a cluster exports to Parquet. The columns of `COLUMNS`
+    are there for filters; `row` holds them once more as JSON, since to read them one by one takes five times as long.
 
     How it searches, measured with `training/benchmark_index.py`: an approximate index alone loses a third of the
     hits under a filter, so the rows that a filter leaves are counted first. Few are compared one by one; for more, the
@@ -89,6 +92,7 @@ class LanceStore:
 
         types = {str: pa.string(), int: pa.int64(), float: pa.float64()}
         fields = [pa.field(name, types[kind]) for name, kind in COLUMNS.items()]
+        fields.append(pa.field("row", pa.string()))
         fields.append(pa.field("embedding", pa.list_(pa.float32(), metadata["dim"])))
         lancedb.connect(path).create_table(TABLE, schema=pa.schema(fields, metadata={"pir": json.dumps(metadata)}))
         return cls(path)
@@ -99,6 +103,7 @@ class LanceStore:
 
         schema = self.table.schema
         columns = [pa.array([row[name] for row in rows], schema.field(name).type) for name in COLUMNS]
+        columns.append(pa.array([json.dumps(row) for row in rows]))
         vectors = pa.array(np.ascontiguousarray(embeddings, dtype=np.float32).ravel())
         columns.append(pa.FixedSizeListArray.from_arrays(vectors, self.metadata["dim"]))
         return pa.Table.from_arrays(columns, schema=schema)
@@ -170,10 +175,10 @@ class LanceStore:
     def rows(self, where: str | None = None) -> Iterator[tuple[list[Row], np.ndarray]]:
         """Rows and their vectors (rows, projection_dim), in parts."""
         self.count(where)  # checks the filter
-        for batch in self._scan(where, [*COLUMNS, "embedding"]).limit(None).to_batches(BATCH_ROWS):
+        for batch in self._scan(where, ["row", "embedding"]).limit(None).to_batches(BATCH_ROWS):
             if batch.num_rows:
                 vectors = batch.column("embedding").flatten().to_numpy().reshape(batch.num_rows, -1)
-                yield batch.select(list(COLUMNS)).to_pylist(), vectors
+                yield [json.loads(row) for row in batch.column("row").to_pylist()], vectors
 
     @property
     def is_approximate(self) -> bool:
@@ -202,18 +207,21 @@ class LanceStore:
             ValueError: the filter cannot be understood.
         """
         query = self.table.search(vector, vector_column_name="embedding").distance_type("dot")
-        query = query.select([*COLUMNS, "_distance"]).limit(k)
+        query = query.select(["row", "_distance"]).limit(k)
         num_rows = self.count()
-        num_probed = max(1, round(PROBED_SHARE * num_rows / PARTITION_ROWS))
+        num_probed, refine_factor = max(1, round(PROBED_SHARE * num_rows / PARTITION_ROWS)), REFINE_FACTOR
         if where is not None:
-            exact = exact or self.count(where) <= max(EXACT_ROWS, EXACT_SHARE * num_rows, k)
+            num_left = self.count(where)
+            exact = exact or num_left <= max(EXACT_ROWS, EXACT_SHARE * num_rows, k)
             query, num_probed = query.where(f"({where}\n)", prefilter=True), ALL_PARTITIONS
+            refine_factor = REFINE_FACTOR_OF_FEW if num_left <= FEW_SHARE * num_rows else REFINE_FACTOR
         if exact:
             query = query.bypass_vector_index()
         else:
-            query = query.minimum_nprobes(num_probed).maximum_nprobes(num_probed).refine_factor(REFINE_FACTOR)
-        found = query.to_arrow().to_pylist()
-        return [(row, 1.0 - row.pop("_distance")) for row in found]
+            query = query.minimum_nprobes(num_probed).maximum_nprobes(num_probed).refine_factor(refine_factor)
+        found = query.to_arrow()
+        rows, distances = (found.column(name).to_pylist() for name in ("row", "_distance"))
+        return [(json.loads(row), 1.0 - distance) for row, distance in zip(rows, distances, strict=True)]
 
     def vectors_at(self, positions: np.ndarray) -> np.ndarray:
         """Vectors (positions, projection_dim) by their place in the table."""
@@ -224,20 +232,21 @@ class LanceStore:
         """Merge small fragments and bring the indexes up to date, where there is something to be done."""
         from lancedb.index import Bitmap, BTree, IvfRq
 
-        stats = self._index_stats()
-        has_new = stats is not None and stats.num_unindexed_rows > 0
-        if has_new or self.table.stats()["fragment_stats"]["num_small_fragments"] > 1:
-            self.table.optimize(cleanup_older_than=KEEP_VERSIONS)
-        num_rows = self.count()
-        num_new = num_rows if stats is None else stats.num_unindexed_rows
-        if num_rows < MIN_INDEX_ROWS or num_new <= STALE_SHARE * num_rows:
-            return
-        partitions = max(1, num_rows // PARTITION_ROWS)
-        self.table.create_index("embedding", config=IvfRq(distance_type="dot", num_partitions=partitions))
-        for column in ("scene", "sensor"):
-            self.table.create_index(column, config=Bitmap())
-        for column in ("date", "minx", "miny", "maxx", "maxy"):
-            self.table.create_index(column, config=BTree())
+        with self._writing():
+            stats = self._index_stats()
+            has_new = stats is not None and stats.num_unindexed_rows > 0
+            if has_new or self.table.stats()["fragment_stats"]["num_small_fragments"] > 1:
+                self.table.optimize(cleanup_older_than=KEEP_VERSIONS)
+            num_rows = self.count()
+            num_new = num_rows if stats is None else stats.num_unindexed_rows
+            if num_rows < MIN_INDEX_ROWS or num_new <= STALE_SHARE * num_rows:
+                return
+            partitions = max(1, num_rows // PARTITION_ROWS)
+            self.table.create_index("embedding", config=IvfRq(distance_type="dot", num_partitions=partitions))
+            for column in ("scene", "sensor"):
+                self.table.create_index(column, config=Bitmap())
+            for column in ("date", "minx", "miny", "maxx", "maxy"):
+                self.table.create_index(column, config=BTree())
 
 
 def _quote(text: str) -> str:

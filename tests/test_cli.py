@@ -198,7 +198,7 @@ def test_interrupted_index_keeps_what_it_wrote(run, archive, model_folder, tmp_p
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("modeling_pir.index_files.embed_images", interrupted)
+    monkeypatch.setattr("modeling_pir.embed.embed_images", interrupted)
     code, _, err = run("index", archive, "--index", tmp_path / "index", "--model", model_folder)
     assert code == 130 and "run it again for the rest" in err
     monkeypatch.undo()

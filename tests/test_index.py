@@ -60,7 +60,7 @@ def noise(height=64, width=96, seed=0):
 
 def test_second_add_embeds_nothing(index, archive, monkeypatch):
     assert index.add(archive).added == 4
-    monkeypatch.setattr("modeling_pir.index_files.embed_images", None)  # a call would fail
+    monkeypatch.setattr("modeling_pir.embed.embed_images", None)  # a call would fail
     report = index.add(archive)
     assert (report.added, report.unchanged, report.errors, len(index)) == (0, 4, [], 4)
 
@@ -73,17 +73,35 @@ def test_update_embeds_only_what_changed_and_drops_what_is_gone(index, archive, 
     tiny_images[3].save(archive / "new.png")
     encoded = []
 
-    def counting(model, processor, images, batch_size):
+    def counting(model, processor, images, batch_size=64):
         encoded.extend(images)
         return embed_images(model, processor, images, batch_size)
 
-    monkeypatch.setattr("modeling_pir.index_files.embed_images", counting)
+    monkeypatch.setattr("modeling_pir.embed.embed_images", counting)
     report = index.update(archive)
     assert (len(encoded), report.added, report.unchanged, report.deleted) == (2, 2, 2, 1)
     assert sorted(names(index.search("a", k=9))) == ["airport", "forest", "harbor", "new"]
     twins = index.search(tiny_images[0], k=2)
     assert sorted(names(twins)) == ["airport", "forest"]
     assert twins[1].similarity == pytest.approx(1, abs=1e-5)
+
+
+def test_file_of_the_same_size_but_another_content_is_embedded_again(index, archive, tiny_images):
+    tiny_images[0].save(archive / "new.bmp")
+    index.add(archive / "new.bmp")
+    tiny_images[1].save(archive / "new.bmp")
+    os.utime(archive / "new.bmp", (1, 1))
+    assert index.add(archive / "new.bmp").added == len(index) == 1
+    assert index.search(tiny_images[1])[0].similarity == pytest.approx(1, abs=1e-5)
+
+
+def test_changed_scene_leaves_no_chip_of_its_old_windows(index):
+    old = [make_row("/scene.tif", (column, 0, 32, 32)) for column in (0, 32, 64)]
+    index.store.append([*old, make_row("/other.tif", (32, 0, 32, 32))], np.eye(4, 16, dtype=np.float32))
+    new = [make_row("/scene.tif", (column, 0, 32, 32)) for column in (0, 16)]
+    index.store.replace(["/scene.tif"], new, np.eye(2, 16, dtype=np.float32))
+    found = sorted((hit.path, hit.window[0]) for hit in index.search(torch.ones(16)))
+    assert found == [("/other.tif", 32), ("/scene.tif", 0), ("/scene.tif", 16)]
 
 
 def test_search_ranks_as_the_matrix_of_similarities(index, archive, tiny_model, tiny_processor, tiny_images):
