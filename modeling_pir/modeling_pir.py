@@ -105,7 +105,7 @@ def _build_tower(config: PreTrainedConfig, **kwargs: object) -> PreTrainedModel:
     return AutoModel.from_config(config, **model_kwargs)
 
 
-def _tower_width(tower: PreTrainedModel) -> int:
+def tower_width(tower: PreTrainedModel) -> int:
     """Channels of a tower's tokens and of its pooled vector."""
     if hasattr(tower, "timm_model"):
         return tower.timm_model.num_features
@@ -165,13 +165,13 @@ class PIRModel(PIRPreTrainedModel):
             self.text_model.get_input_embeddings().padding_idx = None
         self.num_prefix_tokens = _num_prefix_tokens(self.vision_model)
         self.text_takes_token_types = "token_type_ids" in inspect.signature(self.text_model.forward).parameters
-        self.visual_projection = nn.Linear(_tower_width(self.vision_model), config.projection_dim)
-        self.text_projection = nn.Linear(_tower_width(self.text_model), config.projection_dim)
+        self.visual_projection = nn.Linear(tower_width(self.vision_model), config.projection_dim)
+        self.text_projection = nn.Linear(tower_width(self.text_model), config.projection_dim)
         self.instruction_model, self.instruction_projection, self.vir, self.lca = None, None, None, None
         if config.has_instruction:
             # Convolutional towers have no attention to choose, and refuse an explicit choice.
             self.instruction_model = _build_tower(config.instruction_config, attn_implementation="eager")
-            self.instruction_projection = nn.Linear(_tower_width(self.instruction_model), config.projection_dim)
+            self.instruction_projection = nn.Linear(tower_width(self.instruction_model), config.projection_dim)
         if config.num_instruction_layers:
             self.vir = VIR(config)
         if config.num_cycles:
@@ -201,9 +201,9 @@ class PIRModel(PIRPreTrainedModel):
         Raises:
             ValueError: a tower's weights are missing from its checkpoint, or an instruction is missing.
         """
-        towers = {"vision": _load_tower(vision, "vision"), "text": _load_tower(text, "text")}
+        towers = {"vision": load_tower(vision, "vision"), "text": load_tower(text, "text")}
         if instruction is not None:
-            towers["instruction"] = _load_tower(instruction, "vision")
+            towers["instruction"] = load_tower(instruction, "vision")
         patches = num_patches(towers["vision"].config)
         if patches is not None:
             config_kwargs.setdefault("filter_size", round(0.8 * (1 + patches)))
@@ -488,7 +488,7 @@ class PIRModel(PIRPreTrainedModel):
         )
 
 
-def _load_tower(name_or_path: str, part: str) -> PreTrainedModel:
+def load_tower(name_or_path: str, part: str) -> PreTrainedModel:
     """A pretrained tower: a vision or text model, or that part of a dual encoder, with every one of its weights.
 
     Args:

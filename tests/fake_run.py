@@ -35,6 +35,7 @@ def write_run(folder, model, processor, environment=None, test=None, **config):
         "split": "test",
         "epoch": 6,
         **{key: 31.25 + place for place, key in enumerate(METRICS)},
+        "instruction": "Start: random weights. Frozen in the joint training.",
         "chance": dict.fromkeys(METRICS, 7.5),
         "weights_sha256": weights_hash(folder / "best"),
         "seconds_of_run": 83.0,

@@ -34,6 +34,20 @@ def test_an_unknown_field_is_answered_with_the_nearest_name(tmp_path):
         load_config(tmp_path / "run.yaml")
 
 
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("model.num_cycle=2", "'model.num_cycle'; did you mean 'num_cycles'"),
+        ("model.vision_config.depth=[2]", "'model.vision_config.depth'; did you mean 'depths'"),
+        ("model.text_config.model_type=brt", "model.text_config.model_type is 'brt'"),
+    ],
+)
+def test_an_unknown_field_of_the_model_is_answered_too(tmp_path, assignment, message):
+    (tmp_path / "run.yaml").write_text("model: {vision_config: {model_type: swin}, text_config: {}}\n")
+    with pytest.raises(ValueError, match=message):
+        load_config(tmp_path / "run.yaml", parse_assignments([assignment]))
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ValueError, match="no configuration file .*absent.yaml"):
         load_config(tmp_path / "absent.yaml")

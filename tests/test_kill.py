@@ -1,11 +1,10 @@
 """A run that is killed without warning, again and again, ends in the weights of one that was not."""
 
-import os
+import multiprocessing
 import random
 import signal
-import sys
 import time
-import traceback
+from pathlib import Path
 
 import pytest
 import torch
@@ -29,54 +28,47 @@ def make_config(tiny_dataset, tiny_config, output_dir):
     )  # fmt: skip
 
 
-def run_in_child(config, resume):
-    """Train in a forked process; returns its id."""
-    pid = os.fork()
-    if pid:
-        return pid
-    try:  # the child must never return into pytest
-        train(config, resume=resume)
-        os._exit(0)
-    except BaseException:  # reported by its exit code
-        traceback.print_exc(file=sys.stderr)
-        os._exit(1)
+def train_without_report(config, resume):
+    """What the child does: all of a run but the evaluation and the pictures at its end."""
+    torch.set_num_threads(1)
+    train_module.finish_run = lambda *_: None
+    train(config, resume=resume)
 
 
-def wait(pid, seconds=None):
-    """Exit status of a child; kills it after `seconds` if it is still at work."""
-    deadline = None if seconds is None else time.monotonic() + seconds
-    while True:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return status
-        if deadline is not None and time.monotonic() > deadline:
-            os.kill(pid, signal.SIGKILL)
-            return os.waitpid(pid, 0)[1]
-        time.sleep(0.005)
+def run_in_child(context, config, resume, seconds=None):
+    """Train in another process; returns its exit code, -SIGKILL where it was still at work after `seconds`."""
+    child = context.Process(target=train_without_report, args=(config, resume))
+    child.start()
+    child.join(seconds)
+    if child.is_alive():
+        child.kill()
+        child.join()
+    return child.exitcode
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_killed_ten_times_at_random_moments_the_weights_are_bit_identical(
-    tiny_dataset, tiny_config, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(train_module, "finish_run", lambda *_: None)
-    torch.set_num_threads(1)  # the threads of OpenMP do not survive a fork
+@pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="needs forkserver")
+def test_killed_ten_times_at_random_moments_the_weights_are_bit_identical(tiny_dataset, tiny_config, tmp_path):
+    # Children of a server that has only imported: this process has used OpenMP, whose threads do not survive a fork.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    warm = make_config(tiny_dataset, tiny_config, tmp_path / "warm")  # so that the server's imports are not timed
+    assert run_in_child(context, warm, resume=False) == 0
     whole = make_config(tiny_dataset, tiny_config, tmp_path / "whole")
     start = time.monotonic()
-    assert wait(run_in_child(whole, resume=False)) == 0
+    assert run_in_child(context, whole, resume=False) == 0
     duration = time.monotonic() - start
     cut = make_config(tiny_dataset, tiny_config, tmp_path / "cut")
     moments = random.Random(0)
     kills, resumes, has_started = 0, 0, False
     while True:
         seconds = None if kills >= NUM_KILLS else moments.uniform(0.05, 0.5) * duration
-        status = wait(run_in_child(cut, resume=has_started), seconds)
-        has_started = (tmp_path / "cut" / "config.yaml").exists()
-        if os.WIFSIGNALED(status):
+        exit_code = run_in_child(context, cut, has_started, seconds)
+        has_started = Path(cut.output_dir, "config.yaml").exists()
+        if exit_code == -signal.SIGKILL:
             kills += 1
             continue
-        assert os.WEXITSTATUS(status) == 0
+        assert exit_code == 0
         if kills >= NUM_KILLS:
             break
         # It finished before it could be killed often enough: another run, from the start, keeps being killed.

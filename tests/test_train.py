@@ -188,6 +188,14 @@ def test_data_without_scenes_needs_the_affiliation_loss_off(tiny_run, tiny_datas
     train(config)
 
 
+@pytest.mark.parametrize("field", ["num_cycles", "vision_config"])
+def test_a_field_of_the_model_of_the_wrong_type_gets_one_sentence(tiny_run, field):
+    config = tiny_run()
+    config.model[field] = {"model_type": "swin", "depths": "two"} if field == "vision_config" else "two"
+    with pytest.raises(ValueError, match="does not fit PIRConfig: .*(num_cycles|depths).*two"):
+        train(config)
+
+
 def test_fewer_items_than_a_batch_are_refused(tiny_run):
     with pytest.raises(ValueError, match="gives 4 items, fewer than one batch of 8"):
         train(tiny_run(batch_size=8))

@@ -2,13 +2,25 @@
 
 import copy
 import warnings
+from typing import Any
 
 from datasets import Dataset
+from huggingface_hub.errors import StrictDataclassError
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, ViTImageProcessor
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    BertTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ViTImageProcessor,
+)
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling
 
 from modeling_pir import PIRConfig, PIRModel, PIRProcessor
+from modeling_pir.modeling_pir import load_tower
 from modeling_pir.processing_pir import clean_caption
 from training.config import TrainConfig
 
@@ -50,6 +62,49 @@ def build_image_processor(image_size: int) -> ViTImageProcessor:
     )
 
 
+def pir_config(fields: dict[str, Any]) -> PIRConfig:
+    """Build the configuration of a run's model.
+
+    Raises:
+        ValueError: a field of the wrong type, as transformers' own check finds it.
+    """
+    try:
+        return PIRConfig(**fields)
+    except StrictDataclassError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"The configuration's model does not fit PIRConfig: {reason}") from error
+
+
+def image_side(vision_config: PreTrainedConfig) -> int:
+    """Side of the images that a vision tower is made for, pixels; 224 where its configuration does not say."""
+    size = getattr(vision_config, "image_size", 224)
+    return size if isinstance(size, int) else size[0]
+
+
+def build_tower(config: TrainConfig, name: str) -> tuple[PreTrainedModel, int]:
+    """One tower of a run, pretrained or random.
+
+    Args:
+        config: the run; its tower is that of `backbones`, or else of `model`.
+        name: "instruction" or "vision".
+
+    Returns:
+        The tower, and the side of the images that it is shown.
+
+    Raises:
+        ValueError: the run has no such tower.
+    """
+    if config.backbones is not None:
+        if name not in config.backbones:
+            raise ValueError(f"backbones names no {name} tower: add it.")
+        sizes = AutoConfig.from_pretrained(config.backbones["vision"])
+        sizes = getattr(sizes, "vision_config", sizes)
+        return load_tower(config.backbones[name], "vision"), config.image_size or image_side(sizes)
+    fields = pir_config(config.model)
+    image_size = config.image_size or image_side(fields.vision_config)
+    return AutoModel.from_config(getattr(fields, f"{name}_config")), image_size
+
+
 def build_model_and_processor(config: TrainConfig, train_split: Dataset) -> tuple[PIRModel, PIRProcessor]:
     """Build or load what the run trains.
 
@@ -75,14 +130,13 @@ def build_model_and_processor(config: TrainConfig, train_split: Dataset) -> tupl
         if config.tokenizer == "train":
             text_config["vocab_size"] = len(tokenizer)
             text_config.setdefault("pad_token_id", tokenizer.pad_token_id)
-        model = PIRModel(PIRConfig(**fields | {"text_config": text_config}))
+        model = PIRModel(pir_config(fields | {"text_config": text_config}))
     if len(tokenizer) > model.config.text_config.vocab_size:
         raise ValueError(
             f"The tokenizer knows {len(tokenizer)} pieces, but the text tower has embeddings for "
             f"{model.config.text_config.vocab_size}: use the tokenizer of the text tower's checkpoint."
         )
-    image_size = getattr(model.config.vision_config, "image_size", 224)
-    image_processor = build_image_processor(image_size if isinstance(image_size, int) else image_size[0])
+    image_processor = build_image_processor(config.image_size or image_side(model.config.vision_config))
     return model, PIRProcessor(image_processor, tokenizer, caption_cleaning=config.caption_cleaning)
 
 

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import yaml
+from transformers import CONFIG_MAPPING
+
+from modeling_pir import PIRConfig
 
 
 @dataclass(kw_only=True)
@@ -27,6 +30,7 @@ class TrainConfig:
             then unused, and `model` changes fields of its configuration.
         backbones: Hub ids or folders of pretrained towers: `vision`, `text` and `instruction`.
         model: fields of PIRConfig.
+        image_size: side of the images, pixels; 0 for what the vision tower is made for (convolutional ones do not say).
         tokenizer: "train" learns a WordPiece vocabulary from the training captions; else a Hub id or folder.
         vocab_size: words and pieces of a learned vocabulary, at most.
         caption_cleaning: clean captions by the official rules, in training and later in the processor.
@@ -73,6 +77,7 @@ class TrainConfig:
     init_from: str | None = None
     backbones: dict[str, str] | None = None
     model: dict[str, Any] = field(default_factory=dict)
+    image_size: int = 0
     tokenizer: str = "train"
     vocab_size: int = 4000
     caption_cleaning: bool = True
@@ -119,6 +124,7 @@ class TrainConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}, but it has to be above 0.")
         counts = (
             "captions_per_image",
+            "image_size",
             "instruction_epochs",
             "num_workers",
             "chunk_size",
@@ -186,13 +192,29 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Tr
         for parent in parents:
             target = target.setdefault(parent, {})
         target[leaf] = value
-    names = [spec.name for spec in dataclasses.fields(TrainConfig)]
+    _check_names(values, TrainConfig, "")
+    config = TrainConfig(**values)
+    _check_names(config.model, PIRConfig, "model.")
+    for name, defaults in PIRConfig.sub_configs_defaults.items():
+        tower = config.model.get(name)
+        if isinstance(tower, dict):
+            model_type = tower.get("model_type", defaults.model_type)
+            if model_type not in CONFIG_MAPPING:
+                raise ValueError(f"model.{name}.model_type is {model_type!r}, which transformers does not know.")
+            _check_names(tower, CONFIG_MAPPING[model_type], f"model.{name}.")
+    return config
+
+
+def _check_names(values: dict[str, Any], owner: type, prefix: str) -> None:
+    """One sentence with the nearest name where a field does not exist; transformers itself takes any."""
+    names = [spec.name for spec in dataclasses.fields(owner)]
+    if prefix:  # a saved configuration also holds what follows from its fields
+        names = sorted({*names, *owner.attribute_map, *owner().to_dict()})
     for name in values:
         if name not in names:
             nearest = difflib.get_close_matches(name, names, n=1)
             hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; the fields are {', '.join(names)}."
-            raise ValueError(f"There is no configuration field {name!r}{hint}")
-    return TrainConfig(**values)
+            raise ValueError(f"There is no configuration field {prefix + name!r}{hint}")
 
 
 def parse_assignments(assignments: list[str]) -> dict[str, Any]:

@@ -63,12 +63,12 @@ def load_image_captions(
         assigned = [facts.split_of(filename) for filename in rows["filename"]]
         parts = {name: rows.select([i for i, own in enumerate(assigned) if own == name]) for name in SPLITS}
     elif list(parts) == ["all"]:
-        parts = _split_by_name(parts["all"])
+        parts = split_by_name(parts["all"])
     if split not in parts or not len(parts[split]):
         existing = ", ".join(name for name, rows in parts.items() if len(rows))
         raise ValueError(f"There is no split {split!r} in {source!r}: it has {existing or 'no images at all'}.")
     rows = _check_captions(parts[split])
-    return _check_images(rows, split, skip_bad_images)
+    return check_images(rows, split, skip_bad_images)
 
 
 def _load_parts(source: str, revision: str | None, hub_id: str | None) -> dict[str, Dataset]:
@@ -178,7 +178,7 @@ def _with_schema(rows: Dataset, name: str, facts: object | None) -> Dataset:
     return rows.select_columns(["filename", "image", "captions", "scene"])
 
 
-def _split_by_name(rows: Dataset) -> dict[str, Dataset]:
+def split_by_name(rows: Dataset) -> dict[str, Dataset]:
     """80 / 10 / 10 by a hash of the file name, so that an image keeps its split when others are added."""
     places = [int(hashlib.sha256(name.encode()).hexdigest(), 16) % 10 for name in rows["filename"]]
     names = ["validation" if place == 0 else "test" if place == 1 else "train" for place in places]
@@ -217,7 +217,7 @@ def image_bytes_or_path(record: dict) -> bytes | str:
     return record["bytes"] if record["bytes"] is not None else record["path"]
 
 
-def _check_images(rows: Dataset, split: str, skip_bad_images: bool) -> Dataset:
+def check_images(rows: Dataset, split: str, skip_bad_images: bool) -> Dataset:
     """Decode every image once; stop at the first that cannot be, or leave such images out, counted and listed."""
     undecoded = rows.cast_column("image", ImageFeature(decode=False))
 
@@ -269,7 +269,7 @@ class TrainItems(TorchDataset):
         rows: of [`load_image_captions`].
         scenes: of [`scene_names`]; other scenes get the label -1.
         captions_per_image: 0: an item is one caption with its image. n: an item is an image with n of its captions,
-            drawn anew each epoch, without repeats where there are enough.
+            drawn anew each epoch, without repeats where there are enough; none where the image has none.
         image_size: side of the augmented image, pixels.
         augment: False leaves the image as it is, to be resized by the processor.
         crop_scale: see [`Augmentation`].
@@ -320,6 +320,8 @@ class TrainItems(TorchDataset):
 
     def _draw_captions(self, image: int) -> list[str]:
         texts = self.captions[image]
+        if not texts:  # scenes without captions
+            return []
         order = torch.randperm(len(texts)).tolist()
         repeats = -(-self.captions_per_image // len(texts))
         return [texts[place] for place in (order * repeats)[: self.captions_per_image]]

@@ -25,6 +25,7 @@ from training.config import TrainConfig
 from training.data import fingerprint
 from training.evaluate import SplitEmbeddings, decoded_images, embed_split, embeddings_metrics
 from training.metrics import chance_metrics
+from training.pretrain_instruction import FACTS_FILE, describe_facts
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "torchvision", "timm", "numpy", "pillow")
@@ -144,6 +145,7 @@ def finish_run(
     test["chance"] = chance_metrics(embeddings.text_to_image)
     if model.config.has_instruction and "boxes" in rows.column_names:
         test["objects"] = object_keeping(model, processor, rows, batch_size)
+    test["instruction"] = describe_prior(config, model, prior)
     draw_pictures(folder, model, processor, splits, embeddings, test.get("objects"))
     test |= {"seconds_of_run": seconds, "peak_memory_gib": peak_memory()}
     (folder / "test.json").write_text(json.dumps(test, indent=2))
@@ -249,14 +251,17 @@ def describe_prior(config: TrainConfig, model: PIRModel, prior: dict[str, float]
     if not model.config.has_instruction:
         return "None: this model has no instruction."
     if config.init_from is not None:
-        origin = f"as it is in {config.init_from}"
+        origin = f"as it is in {_name(config.init_from)}"
     elif config.init_instruction is not None:
-        origin = f"loaded from {config.init_instruction}"
+        origin = f"loaded from {_name(config.init_instruction)}"
     elif config.backbones is not None:
-        origin = f"loaded from {config.backbones['instruction']}"
+        origin = f"loaded from {_name(config.backbones['instruction'])}"
     else:
         origin = "random weights"
     sentence = f"Start: {origin}."
+    facts = instruction_facts(config)
+    if facts is not None:
+        sentence += " " + describe_facts(facts)
     if prior is not None:
         sentence += (
             f" Then trained for {config.instruction_epochs} epochs to tell the scenes of the training split apart "
@@ -264,6 +269,18 @@ def describe_prior(config: TrainConfig, model: PIRModel, prior: dict[str, float]
         )
     frozen = model.config.freeze_instruction_encoder
     return sentence + (" Frozen in the joint training." if frozen else " Trained on in the joint training.")
+
+
+def _name(source: str) -> str:
+    """A Hub id as it is; of a folder or a file its name, because the words go into the published card."""
+    return Path(source).name if Path(source).exists() else source
+
+
+def instruction_facts(config: TrainConfig) -> dict[str, Any] | None:
+    """What `training.pretrain_instruction` wrote beside the tower that the run started from, if it did."""
+    folder = config.init_instruction or (config.backbones or {}).get("instruction")
+    path = Path(folder or "", FACTS_FILE)
+    return json.loads(path.read_text()) if folder and path.is_file() else None
 
 
 def write_report(
@@ -289,7 +306,7 @@ def write_report(
         _result_table(best, test),
         _protocol_section(config, best, facts["splits"]["test"]),
         "## Instruction encoder",
-        describe_prior(config, model, prior),
+        test["instruction"],
     ]
     if "objects" in test:
         sections.append(describe_objects(test["objects"]))

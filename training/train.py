@@ -44,7 +44,7 @@ from training.data import TrainCollator, TrainItems, fingerprint, load_image_cap
 from training.evaluate import evaluate_split
 from training.grad_cache import cached_backward, joint_losses
 from training.optim import parameter_groups, warmup_then_decay
-from training.pretrain_instruction import pretrain_instruction
+from training.pretrain_instruction import SceneCollator, pretrain_instruction
 from training.raw_temperatures import train_raw_temperatures
 from training.record import environment, finish_run
 
@@ -179,7 +179,7 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
     open_run(config, splits, accelerator, resume)
     prior = None
     if not checkpoints(output_dir):  # else its weights and figures come with the checkpoint
-        prior = prepare_instruction(model, splits, scenes, collate, config, processor, accelerator)
+        prior = prepare_instruction(model, splits, scenes, config, processor, accelerator)
     groups = parameter_groups(model, config.weight_decay, config.learning_rate, config.layer_decay)
     optimizer = torch.optim.AdamW(groups, betas=config.adam_betas, eps=1e-8)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
@@ -325,7 +325,6 @@ def prepare_instruction(
     model: PIRModel,
     splits: dict[str, Dataset],
     scenes: list[str],
-    collate: TrainCollator,
     config: TrainConfig,
     processor: PIRProcessor,
     accelerator: Accelerator,
@@ -338,9 +337,9 @@ def prepare_instruction(
     if not config.instruction_epochs or model.instruction_model is None:
         return None
     items = make_items(splits["train"], scenes, config, processor, captions_per_image=1)
-    plain_items = make_items(splits["validation"], scenes, config, processor, captions_per_image=1, augment=False)
-    validation = DataLoader(plain_items, config.evaluation_batch_size, collate_fn=collate)
-    return pretrain_instruction(model, items, validation, collate, len(scenes), config, accelerator)
+    validation_items = make_items(splits["validation"], scenes, config, processor, captions_per_image=1, augment=False)
+    collate = SceneCollator(processor.image_processor)
+    return pretrain_instruction(model, items, validation_items, collate, scenes, config, accelerator)
 
 
 def scalars(losses: object, grad_norm: torch.Tensor | None, scheduler: object, model: PIRModel) -> dict[str, float]:
