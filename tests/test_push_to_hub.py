@@ -10,7 +10,7 @@ from huggingface_hub.utils import close_session
 
 from modeling_pir import PIRConfig, PIRModel
 from modeling_pir.hub import MODEL_FILES, check_model_folder, load_pretrained, upload, weights_hash, write_hub_folder
-from training.push_to_hub import load_run, main, model_card, public_value, push_to_hub
+from training.push_to_hub import launch_command, load_run, main, model_card, public_value, push_to_hub
 from training.record import METRICS
 
 REPO = "org/pir-tiny"
@@ -155,6 +155,21 @@ def test_card_tells_protocol_costs_and_origin_of_the_run(run):
     assert "| a random order | 7.50 |" in text
     assert "{{" not in text and "{%" not in text
     assert "timm" not in text  # was not installed
+
+
+@pytest.mark.parametrize(
+    ("facts", "command"),
+    [
+        ({"precision": "float32", "processes": 1}, "python -m training.train --config config.yaml"),
+        (
+            {"precision": "bfloat16 autocast", "processes": 2},
+            "accelerate launch --num_processes 2 --mixed_precision bf16 --cpu --num_cpu_threads_per_process 3 "
+            "-m training.train --config config.yaml",
+        ),
+    ],
+)
+def test_card_gives_the_command_that_repeats_the_run(facts, command):
+    assert launch_command({"device": "x86_64 CPU, 2 cores", "torch_threads": 3} | facts) == command
 
 
 def test_card_shows_only_pictures_that_are_there(run):

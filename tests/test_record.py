@@ -153,6 +153,22 @@ def test_report_has_the_numbers_of_test_json(run, splits):
     assert "word for word" not in report  # no caption is shared
 
 
+def test_a_fine_tuned_run_has_before_and_after_in_one_table(
+    run, splits, tiny_config, tiny_processor, no_pictures, tmp_path
+):
+    torch.manual_seed(7)
+    start = PIRModel(tiny_config).eval()
+    for part in (start, tiny_processor):
+        part.save_pretrained(tmp_path / "start")
+    run.init_from = str(tmp_path / "start")
+    test = finish_run(run, splits, BEST, None, 1.0)
+    expected = evaluate_split(start, tiny_processor, splits["test"], 3)
+    assert test["before"] == pytest.approx(expected) and test["before"]["mR"] != test["mR"]
+    report = (tmp_path / "runs" / "tiny" / "report.md").read_text()
+    cells = " | ".join(f"{test['before'][name]:.2f}" for name in METRICS)
+    assert f"| test, before fine-tuning | {cells} |" in report
+
+
 def test_report_shows_pictures_that_exist_and_loads_the_model_as_it_says(run, splits):
     finish_run(run, splits, BEST, None, 90.0)
     folder = record.Path(run.output_dir)

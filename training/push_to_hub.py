@@ -199,6 +199,27 @@ def card_data(run: Run, name: str, data: dict[str, Any], sources: list[str]) -> 
     )
 
 
+def result_rows(test: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Rows of the card's table: the model, what it was fine-tuned from, chance."""
+    rows = {"**this model**": test}
+    if "before" in test:
+        rows["before fine-tuning"] = test["before"]
+    return rows | {"a random order": test["chance"]}
+
+
+def launch_command(environment: dict[str, Any]) -> str:
+    """The command that repeats a run, in its precision and on its number of processes."""
+    precision = environment["precision"]
+    short = {"bfloat16 autocast": "bf16", "float16 autocast": "fp16", "float32": None}.get(precision, precision)
+    processes = environment["processes"]
+    if short is None and processes == 1:
+        return "python -m training.train --config config.yaml"
+    options = f"--num_processes {processes} --mixed_precision {short or 'no'}"
+    if " CPU" in environment["device"]:  # else accelerate gives a CPU process one thread
+        options += f" --cpu --num_cpu_threads_per_process {environment['torch_threads']}"
+    return f"accelerate launch {options} -m training.train --config config.yaml"
+
+
 def model_card(run: Run, repo_id: str) -> ModelCard:
     """Write the card of a run.
 
@@ -226,10 +247,11 @@ def model_card(run: Run, repo_id: str) -> ModelCard:
         data=data,
         config=run.config,
         config_yaml=yaml.safe_dump(public_value(dataclasses.asdict(run.config)), sort_keys=False).strip(),
+        command=launch_command(run.environment),
         environment=run.environment,
         splits=run.environment["splits"],
         test=run.test,
-        rows={"**this model**": run.test, "a random order": run.test["chance"]},
+        rows=result_rows(run.test),
         metric_names=METRICS,
         pictures=[picture for picture in PICTURES if (run.folder / picture).is_file()],
         objects=describe_objects(run.test["objects"]) if "objects" in run.test else None,

@@ -143,6 +143,8 @@ def finish_run(
     test = {"split": "test", "epoch": best["epoch"], "weights_sha256": weights_hash(folder / "best")}
     test |= embeddings_metrics(embeddings)
     test["chance"] = chance_metrics(embeddings.text_to_image)
+    if config.init_from is not None:
+        test["before"] = metrics_before(config, rows)
     if model.config.has_instruction and "boxes" in rows.column_names:
         test["objects"] = object_keeping(model, processor, rows, batch_size)
     test["instruction"] = describe_prior(config, model, prior)
@@ -271,6 +273,13 @@ def describe_prior(config: TrainConfig, model: PIRModel, prior: dict[str, float]
     return sentence + (" Frozen in the joint training." if frozen else " Trained on in the joint training.")
 
 
+def metrics_before(config: TrainConfig, rows: Dataset) -> dict[str, float]:
+    """Test metrics of the model that a fine-tuning started from, on the same images and captions."""
+    model = PIRModel.from_pretrained(config.init_from).to(PartialState().device)
+    processor = PIRProcessor.from_pretrained(config.init_from)
+    return embeddings_metrics(embed_split(model, processor, rows, config.evaluation_batch_size))
+
+
 def _name(source: str) -> str:
     """A Hub id as it is; of a folder or a file its name, because the words go into the published card."""
     return Path(source).name if Path(source).exists() else source
@@ -339,7 +348,10 @@ def _training_section(config: TrainConfig, model: PIRModel, facts: dict[str, Any
 
 def _result_table(best: dict[str, Any], test: dict[str, Any]) -> str:
     header = " | ".join(name.replace("i2t_", "image to text ").replace("t2i_", "text to image ") for name in METRICS)
-    rows = {f"validation, epoch {best['epoch'] + 1}": best, "**test**": test, "test, chance": test["chance"]}
+    rows = {f"validation, epoch {best['epoch'] + 1}": best, "**test**": test}
+    if "before" in test:
+        rows["test, before fine-tuning"] = test["before"]
+    rows["test, chance"] = test["chance"]
     lines = [f"| percent | {header} |", "|---" + "|---:" * len(METRICS) + "|"]
     lines += [f"| {name} | " + " | ".join(f"{row[key]:.2f}" for key in METRICS) + " |" for name, row in rows.items()]
     return "\n".join(lines)
