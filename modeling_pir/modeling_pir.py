@@ -301,6 +301,8 @@ class PIRModel(PIRPreTrainedModel):
         >>> image_embeds = torch.nn.functional.normalize(features.pooler_output, dim=-1)
         ```
         """
+        # The same numbers in another order in memory, in which convolutions are faster, most of all in bfloat16.
+        pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         vision_outputs = self.vision_model(pixel_values, return_dict=True, **kwargs)
         image_tokens = self._image_tokens(vision_outputs)  # (batch, 1 + patches, dim)
         instruction_embeds, instruction_outputs, belief_scores, filtered_indices = None, None, None, None
