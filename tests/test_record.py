@@ -15,8 +15,9 @@ from modeling_pir import PIRConfig, PIRModel
 from training import record
 from training.config import TrainConfig
 from training.evaluate import evaluate_split
+from training.memory import peak_memory
 from training.metrics import retrieval_metrics
-from training.record import METRICS, environment, finish_run, git_state, object_keeping, peak_memory, split_facts
+from training.record import METRICS, environment, finish_run, git_state, object_keeping, split_facts
 
 BOXES = [[[0.0, 0.0, 0.5, 0.5]], [], [[0.2, 0.2, 0.9, 0.9]], [[0.0, 0.5, 1.0, 1.0]]]
 PRIOR = {"scene_accuracy": 87.5, "scene_loss": 0.25, "seconds": 33.0}

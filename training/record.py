@@ -5,7 +5,6 @@ import json
 import os
 import platform
 import subprocess
-import sys
 from collections import Counter
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -24,6 +23,7 @@ from modeling_pir.hub import weights_hash
 from training.config import TrainConfig
 from training.data import fingerprint
 from training.evaluate import SplitEmbeddings, decoded_images, embed_split, embeddings_metrics
+from training.memory import peak_memory
 from training.metrics import chance_metrics
 from training.pretrain_instruction import FACTS_FILE, describe_facts
 
@@ -104,16 +104,6 @@ def split_facts(rows: Dataset) -> dict[str, int | str]:
         "shared_captions": sum(num_images_with[caption] > 1 for of_image in captions for caption in of_image),
         "fingerprint": fingerprint(rows),
     }
-
-
-def peak_memory() -> float | None:
-    """Largest resident memory of this process so far, GiB; None on Windows, which does not tell."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 def finish_run(
