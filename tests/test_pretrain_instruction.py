@@ -10,7 +10,10 @@ from safetensors.torch import load_file
 
 from modeling_pir import PIRModel
 from modeling_pir.convert_backbones import load_instruction_weights
+from modeling_pir.modeling_pir import load_tower
+from training.build import build_model_and_processor
 from training.config import TrainConfig
+from training.data import load_image_captions
 from training.pretrain_instruction import describe_facts, load_scene_rows, main, pretrain, scene_confusion
 from training.record import describe_prior
 
@@ -62,6 +65,17 @@ def test_init_instruction_and_backbones_read_what_is_saved(recipe, tiny_config):
     run = recipe(init_instruction=config.output_dir, instruction_epochs=0)
     words = describe_prior(run, model, None)
     assert "loaded from tower" in words and "4 scenes of tiny_dataset" in words
+
+
+def test_init_vision_starts_the_vision_tower_from_what_is_saved(recipe, tiny_dataset):
+    config = recipe()
+    pretrain(config, "vision", None, None, allow_overlap=False)
+    run = recipe(init_vision=config.output_dir, vocab_size=200)
+    model, _ = build_model_and_processor(run, load_image_captions(str(tiny_dataset), "train"))
+    saved, loaded = load_tower(config.output_dir, "vision").state_dict(), model.vision_model.state_dict()
+    assert saved.keys() == loaded.keys() and all(torch.equal(saved[key], loaded[key]) for key in saved)
+    random_model, _ = build_model_and_processor(recipe(vocab_size=200), load_image_captions(str(tiny_dataset), "train"))
+    assert not torch.equal(next(random_model.vision_model.parameters()), next(model.vision_model.parameters()))
 
 
 def test_training_images_of_the_test_split_are_left_out_and_named(recipe, tiny_dataset, caplog):

@@ -20,6 +20,7 @@ from transformers import (
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling
 
 from modeling_pir import PIRConfig, PIRModel, PIRProcessor
+from modeling_pir.convert_backbones import load_strictly
 from modeling_pir.modeling_pir import load_tower
 from modeling_pir.processing_pir import clean_caption
 from training.config import TrainConfig
@@ -116,7 +117,8 @@ def build_model_and_processor(config: TrainConfig, train_split: Dataset) -> tupl
         The model and its processor.
 
     Raises:
-        ValueError: a tokenizer with more words than the text tower has embeddings, or a model without processor.
+        ValueError: a tokenizer with more words than the text tower has embeddings, a model without processor, or a
+            vision tower of other sizes.
     """
     if config.init_from is not None:
         processor = PIRProcessor.from_pretrained(config.init_from)
@@ -131,6 +133,9 @@ def build_model_and_processor(config: TrainConfig, train_split: Dataset) -> tupl
             text_config["vocab_size"] = len(tokenizer)
             text_config.setdefault("pad_token_id", tokenizer.pad_token_id)
         model = PIRModel(pir_config(fields | {"text_config": text_config}))
+    if config.init_vision is not None:
+        tower = load_tower(config.init_vision, "vision")
+        load_strictly(model.vision_model, tower.state_dict(), [], repr(config.init_vision))
     if len(tokenizer) > model.config.text_config.vocab_size:
         raise ValueError(
             f"The tokenizer knows {len(tokenizer)} pieces, but the text tower has embeddings for "

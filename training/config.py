@@ -39,6 +39,8 @@ class TrainConfig:
         lora_rank: rank of LoRA adapters in the attention of both towers, which are then frozen; 0 for none. The saved
             model has them merged in.
         init_instruction: an official ResNet .pth or a saved tower that the instruction encoder starts from.
+        init_vision: a saved tower (such as of `training.pretrain_instruction --tower vision`) that the vision tower
+            starts from, where `backbones` names none.
         instruction_epochs: epochs of scene classification on the training split before the joint training; 0 leaves
             the instruction encoder as it is, random if nothing was loaded into it.
         instruction_learning_rate: its peak learning rate (AdamW, one cycle).
@@ -85,6 +87,7 @@ class TrainConfig:
     layer_decay: float = 1.0
     lora_rank: int = 0
     init_instruction: str | None = None
+    init_vision: str | None = None
     instruction_epochs: int = 0
     instruction_learning_rate: float = 2e-3
     captions_per_image: int = 0

@@ -320,6 +320,8 @@ def _training_section(config: TrainConfig, model: PIRModel, facts: dict[str, Any
     split = facts["splits"]["train"]
     millions = (model.num_parameters() / 1e6, model.num_parameters(only_trainable=True) / 1e6)
     start = config.init_from or (", ".join(config.backbones.values()) if config.backbones else "random weights")
+    if config.init_vision is not None:
+        start += f", the vision tower from {_name(config.init_vision)}"
     source = f"`{config.data}`" + (f", splits of `{config.split_list}`" if config.split_list else "")
     source += f", revision `{config.data_revision}`" if config.data_revision else ""
     lines = [
