@@ -27,6 +27,7 @@ from modeling_pir.embed import embed_images, embed_texts
 from modeling_pir.hub import load_pretrained
 from modeling_pir.images import open_image
 from modeling_pir.index import PIRIndex
+from modeling_pir.index_codes import CODE_BYTES
 from modeling_pir.index_files import make_row
 from modeling_pir.index_lance import LanceStore
 from training.data import load_image_captions
@@ -192,7 +193,11 @@ def run(images: np.ndarray, texts: np.ndarray, folder: Path, num_rows: int, num_
     print(
         f"{num_rows:,} rows of {dim} values, grown from {len(real):,} real vectors; written in {filled - started:.0f} s"
     )
-    print(f"indexes built in {built - filled:.0f} s, {size / 1e6:.0f} MB: {size / vectors.nbytes:.1%} of the vectors")
+    print(
+        f"indexes built in {built - filled:.0f} s, {size / 1e6:.0f} MB: {size / vectors.nbytes:.1%} of the vectors",
+        end="; ",
+    )
+    print(f"codes in the table: {num_rows * CODE_BYTES / vectors.nbytes:.1%}")
     counts = np.bincount(scenes, minlength=NUM_SCENES)
     scene = int(np.abs(counts - 0.04 * num_rows).argmin())
     masks = {"none": np.ones(num_rows, bool), "scene, 4 %": scenes == scene, "date, 0.5 %": days < 5}
