@@ -193,7 +193,11 @@ def _add_sources(index: "PIRIndex", args: argparse.Namespace) -> "AddReport":
     scan = index.scan(*args.sources)
     files = scan.new + scan.changed
     named = args.model and (os.path.abspath(args.model) if os.path.isdir(args.model) else args.model)
-    if index.model is None and (files or named not in (None, index.metadata["model_id"])):
+    is_other = named not in (None, index.metadata["model_id"]) or args.revision not in (
+        None,
+        index.metadata["revision"],
+    )
+    if index.model is None and (files or is_other):
         index = PIRIndex.open(index.path, *_load(args, index))
     embedded = _embed(index, files, scan.labels, args) if files else ()
     return index.write(embedded, scan, args.delete_missing)

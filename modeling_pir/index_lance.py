@@ -2,14 +2,17 @@
 
 import json
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 
+from .index_codes import CODE_BYTES, encode, nearest_codes
 from .index_files import COLUMNS, FileState, Row
 
 TABLE = "images"
@@ -17,11 +20,10 @@ MIN_INDEX_ROWS = 50_000  # below, a scan of all vectors takes about 0.1 s and mi
 PARTITION_ROWS = 8_192
 PROBED_SHARE = 0.2  # of the partitions, without a filter
 REFINE_FACTOR = 50  # candidates per hit whose exact similarity is computed
-FEW_SHARE = 0.1  # of the rows: where a filter leaves no more, neighbours lie further apart,
-REFINE_FACTOR_OF_FEW = 20  # and fewer candidates do
 ALL_PARTITIONS = 1_000_000  # more than there are; Lance takes those that there are
-EXACT_ROWS = 1_000  # that a filter leaves: up to here, or up to this share of the index, they are compared one by one
-EXACT_SHARE = 0.002  # since reading a row at random takes as long as comparing the codes of 500
+EXACT_ROWS = 1_000  # that a filter leaves: up to here, their vectors are read and compared one by one, 10 us each;
+FEW_ROWS = 50_000  # up to here, their codes are, and the vectors of these candidates:
+CANDIDATES, CANDIDATES_PER_HIT = 200, 20  # at least, and for each hit
 STALE_SHARE = 0.2  # of rows added since the vector index was trained, from which on it is trained again
 KEEP_VERSIONS = timedelta(hours=1)  # for readers that are in the middle of a search
 BATCH_ROWS = 10_000
@@ -37,6 +39,23 @@ def import_lancedb() -> ModuleType:
     return lancedb
 
 
+@dataclass(frozen=True)
+class _Snapshot:
+    """One version of the table, with what is in memory of it.
+
+    Attributes:
+        version: of the table.
+        table: a handle that stays at this version, so that row ids keep their meaning while others write.
+        row_ids: (rows,) uint64, ascending.
+        codes: (rows, CODE_BYTES) uint8.
+    """
+
+    version: int
+    table: object
+    row_ids: np.ndarray
+    codes: np.ndarray
+
+
 def _is_address(path: str) -> bool:
     """Whether a path is one of object storage, such as s3://bucket/archive.lance."""
     return "://" in path
@@ -49,9 +68,13 @@ class LanceStore:
     others write. One search runs on one machine: whoever needs a cluster exports to Parquet. The columns of `COLUMNS`
     are there for filters; `row` holds them once more as JSON, since to read them one by one takes five times as long.
 
-    How it searches, measured with `training/benchmark_index.py`: an approximate index alone loses a third of the
-    hits under a filter, so the rows that a filter leaves are counted first. Few are compared one by one; for more, the
-    codes of all partitions are compared, and the best refined by their exact vectors.
+    How it searches, measured with `training/benchmark_index.py` on a million rows: without a filter the vector index
+    does, and its best are refined by their exact vectors. Under a filter it does not: if only the partitions near the
+    query are looked at, a third of the hits is lost, and if all are, it takes 35 ms to ask of each row whether the
+    filter leaves it. So the rows that are left are counted first. Up to 1,000 are compared exactly. Up to 50,000, to
+    read the vectors takes 400 ms, since they lie scattered: their codes (`index_codes`) are compared in memory instead,
+    and the best 200 exactly. For more, the vector index looks at all partitions. Codes take 256 bytes per row, read at
+    the first such search and after each write.
 
     Args:
         path: folder or object storage address of an existing index, see [`LanceStore.create`].
@@ -73,11 +96,16 @@ class LanceStore:
         self.path = path
         if not _is_address(path) and not Path(path, f"{TABLE}.lance").is_dir():  # connecting would make the folder
             raise ValueError(f"{path} is no index: make one with pir index.")
+        self._snapshot: _Snapshot | None = None
+        self._lock = threading.Lock()  # the page searches from several threads
         try:
-            self.table = lancedb.connect(path, read_consistency_interval=timedelta(0)).open_table(TABLE)
+            self._connection = lancedb.connect(path, read_consistency_interval=timedelta(0))
+            self.table = self._connection.open_table(TABLE)
             self.metadata = json.loads(self.table.schema.metadata[b"pir"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is no index ({error}): make one with pir index.") from error
+        if "code" not in self.table.schema.names:
+            raise ValueError(f"{path} was made by an older version of this package: make a new index with pir index.")
 
     @classmethod
     def create(cls, path: str, metadata: dict) -> "LanceStore":
@@ -93,6 +121,7 @@ class LanceStore:
         types = {str: pa.string(), int: pa.int64(), float: pa.float64()}
         fields = [pa.field(name, types[kind]) for name, kind in COLUMNS.items()]
         fields.append(pa.field("row", pa.string()))
+        fields.append(pa.field("code", pa.binary(CODE_BYTES)))
         fields.append(pa.field("embedding", pa.list_(pa.float32(), metadata["dim"])))
         lancedb.connect(path).create_table(TABLE, schema=pa.schema(fields, metadata={"pir": json.dumps(metadata)}))
         return cls(path)
@@ -104,8 +133,10 @@ class LanceStore:
         schema = self.table.schema
         columns = [pa.array([row[name] for row in rows], schema.field(name).type) for name in COLUMNS]
         columns.append(pa.array([json.dumps(row) for row in rows]))
-        vectors = pa.array(np.ascontiguousarray(embeddings, dtype=np.float32).ravel())
-        columns.append(pa.FixedSizeListArray.from_arrays(vectors, self.metadata["dim"]))
+        vectors = np.ascontiguousarray(embeddings, dtype=np.float32)
+        codes = pa.py_buffer(encode(vectors))
+        columns.append(pa.FixedSizeBinaryArray.from_buffers(pa.binary(CODE_BYTES), len(rows), [None, codes]))
+        columns.append(pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), self.metadata["dim"]))
         return pa.Table.from_arrays(columns, schema=schema)
 
     @contextmanager
@@ -206,22 +237,64 @@ class LanceStore:
         Raises:
             ValueError: the filter cannot be understood.
         """
+        num_left = None if where is None else self.count(where)
+        if num_left is not None and not exact:
+            exact = num_left <= max(EXACT_ROWS, CANDIDATES_PER_HIT * k)
+            if not exact and num_left <= FEW_ROWS and self.is_approximate:
+                return self._nearest_of_few(vector, k, where)
         query = self.table.search(vector, vector_column_name="embedding").distance_type("dot")
         query = query.select(["row", "_distance"]).limit(k)
-        num_rows = self.count()
-        num_probed, refine_factor = max(1, round(PROBED_SHARE * num_rows / PARTITION_ROWS)), REFINE_FACTOR
         if where is not None:
-            num_left = self.count(where)
-            exact = exact or num_left <= max(EXACT_ROWS, EXACT_SHARE * num_rows, k)
-            query, num_probed = query.where(f"({where}\n)", prefilter=True), ALL_PARTITIONS
-            refine_factor = REFINE_FACTOR_OF_FEW if num_left <= FEW_SHARE * num_rows else REFINE_FACTOR
+            query = query.where(f"({where}\n)", prefilter=True)
         if exact:
             query = query.bypass_vector_index()
         else:
-            query = query.minimum_nprobes(num_probed).maximum_nprobes(num_probed).refine_factor(refine_factor)
+            near = max(1, round(PROBED_SHARE * self.count() / PARTITION_ROWS))
+            num_probed = near if where is None else ALL_PARTITIONS
+            query = query.minimum_nprobes(num_probed).maximum_nprobes(num_probed).refine_factor(REFINE_FACTOR)
         found = query.to_arrow()
         rows, distances = (found.column(name).to_pylist() for name in ("row", "_distance"))
         return [(json.loads(row), 1.0 - distance) for row, distance in zip(rows, distances, strict=True)]
+
+    def _nearest_of_few(self, vector: np.ndarray, k: int, where: str) -> list[tuple[Row, float]]:
+        """As `nearest`, among few rows: candidates by their codes, then the exact cosine of these."""
+        snapshot = self._coded()
+        query = snapshot.table.search().where(f"({where}\n)").select(["_rowid"]).limit(None)
+        left, own = query.to_batches(FEW_ROWS).read_all()["_rowid"].to_numpy(), snapshot.row_ids
+        is_run = own[-1] - own[0] == len(own) - 1  # one fragment, nothing deleted: no need to look them up, 2 ms
+        places = (left - own[0]).astype(np.int64) if is_run else np.searchsorted(own, left)
+        count = max(CANDIDATES, CANDIDATES_PER_HIT * k)
+        if len(places) > count:
+            places = nearest_codes(snapshot.codes, places, np.asarray(vector, dtype=np.float32), count)
+        found = _take(snapshot, snapshot.row_ids[np.sort(places)], "embedding")
+        row_ids = found["_rowid"].to_numpy()
+        vectors = found["embedding"].combine_chunks().flatten().to_numpy().reshape(len(row_ids), -1)
+        similarity = np.einsum("ij,j->i", vectors, vector)  # see `nearest_codes`
+        best = np.argsort(-similarity, kind="stable")[:k]
+        found = _take(snapshot, row_ids[best], "row")
+        rows = dict(zip(found["_rowid"].to_pylist(), found["row"].to_pylist(), strict=True))
+        return [(json.loads(rows[row_ids[place]]), float(similarity[place])) for place in best]
+
+    def _coded(self) -> _Snapshot:
+        """The table as it is now, with its codes in memory."""
+        with self._lock:
+            version = self.table.version
+            if self._snapshot is None or self._snapshot.version != version:
+                table = self._connection.open_table(TABLE)
+                table.checkout(version)
+                row_ids = np.empty(table.count_rows(), dtype=np.uint64)
+                codes = np.empty((len(row_ids), CODE_BYTES), dtype=np.uint8)
+                start = 0
+                for batch in table.search().select(["_rowid", "code"]).limit(None).to_batches(BATCH_ROWS):
+                    rows = slice(start, start + batch.num_rows)
+                    row_ids[rows] = batch["_rowid"].to_numpy()
+                    codes[rows] = _as_bytes(batch["code"])
+                    start = rows.stop
+                order = np.argsort(row_ids, kind="stable")
+                if (order[1:] < order[:-1]).any():  # a copy of the codes, which is as a rule not needed
+                    row_ids, codes = row_ids[order], codes[order]
+                self._snapshot = _Snapshot(version, table, row_ids, codes)
+            return self._snapshot
 
     def vectors_at(self, positions: np.ndarray) -> np.ndarray:
         """Vectors (positions, projection_dim) by their place in the table."""
@@ -247,6 +320,18 @@ class LanceStore:
                 self.table.create_index(column, config=Bitmap())
             for column in ("date", "minx", "miny", "maxx", "maxy"):
                 self.table.create_index(column, config=BTree())
+
+
+def _take(snapshot: _Snapshot, row_ids: np.ndarray, column: str) -> object:
+    """A column of some rows as an Arrow table, with `_rowid`, in an order of Lance's choice."""
+    return snapshot.table.take_row_ids(row_ids.tolist()).with_row_id().select([column, "_rowid"]).to_arrow()
+
+
+def _as_bytes(codes: object) -> np.ndarray:
+    """(rows, CODE_BYTES) uint8 of an Arrow array of codes, without a copy."""
+    first = codes.offset * CODE_BYTES
+    size = len(codes) * CODE_BYTES
+    return np.frombuffer(codes.buffers()[1], np.uint8, size, first).reshape(-1, CODE_BYTES)
 
 
 def _quote(text: str) -> str:

@@ -15,6 +15,7 @@ from PIL import Image
 from modeling_pir import PIRModel, index_lance
 from modeling_pir.embed import embed_images, embed_texts
 from modeling_pir.index import PIRIndex
+from modeling_pir.index_codes import NUM_BITS, encode, nearest_codes
 from modeling_pir.index_exact import ExactStore
 from modeling_pir.index_export import wkb
 from modeling_pir.index_files import ChipOptions, Scan, embed_files, make_row
@@ -426,6 +427,9 @@ def large_store(tmp_path_factory):
         patch.setattr(index_lance, "MIN_INDEX_ROWS", 1000)
         patch.setattr(index_lance, "PARTITION_ROWS", 256)
         patch.setattr(index_lance, "EXACT_ROWS", 50)
+        patch.setattr(index_lance, "FEW_ROWS", 3000)
+        patch.setattr(index_lance, "CANDIDATES", 100)
+        patch.setattr(index_lance, "CANDIDATES_PER_HIT", 4)
         store = LanceStore.create(str(tmp_path_factory.mktemp("large") / "index"), {"dim": 32, "weights": ""})
         vectors, labels = clustered(12_000)
         days = np.random.default_rng(1).integers(0, 1000, len(labels))
@@ -456,6 +460,51 @@ def test_filter_that_leaves_few_rows_is_searched_exactly(large_store):
     assert [row["id"] for row, _ in found] == [
         row["id"] for row, _ in large_store.nearest(vector, 100, "date = '007'", True)
     ]
+
+
+def test_filter_that_leaves_thousands_compares_codes_and_sees_every_write(large_store, monkeypatch):
+    where, vector = "date < '100' OR scene = 'new'", -clustered(1, seed=3)[0][0]
+    compared = []
+
+    def counting(codes, places, query, count):
+        compared.append(len(places))
+        return nearest_codes(codes, places, query, count)
+
+    monkeypatch.setattr(index_lance, "nearest_codes", counting)
+    before = large_store.nearest(vector, 5, where)
+    large_store.append([make_row("/new", scene="new")], vector[None])
+    (row, similarity), *_ = large_store.nearest(vector, 5, where)
+    assert row["path"] == "/new" and similarity == pytest.approx(1, abs=1e-5)
+    large_store.maintain()  # moves rows
+    assert large_store.nearest(vector, 5, where)[0][0]["path"] == "/new"
+    assert large_store.delete("scene = 'new'") == 1
+    after = large_store.nearest(vector, 5, where)
+    assert [row["id"] for row, _ in after] == [row["id"] for row, _ in before]
+    similarities = [similarity for _, similarity in after]
+    assert similarities == sorted(similarities, reverse=True)
+    num_left = large_store.count(where)
+    assert 1000 < num_left < 1500 and compared == [num_left, num_left + 1, num_left + 1, num_left]
+
+
+def test_codes_differ_by_the_angle_and_are_the_same_for_ever():
+    angles = np.linspace(0, np.pi, 7)
+    vectors = np.stack([np.cos(angles), np.sin(angles), *np.zeros((30, 7))], axis=1).astype(np.float32)
+    codes = encode(vectors)
+    differences = np.bitwise_count(codes ^ codes[0]).sum(axis=1) / NUM_BITS
+    np.testing.assert_allclose(differences, angles / np.pi, atol=0.04)
+    assert (
+        codes[1, :8].tobytes().hex() == "da7e96bf0d9012c2"
+    )  # they are stored: another numpy must not draw other planes
+
+
+def test_index_without_codes_is_refused(tmp_path):
+    import lancedb
+    import pyarrow as pa
+
+    schema = pa.schema([pa.field("row", pa.string())], metadata={"pir": "{}"})
+    lancedb.connect(str(tmp_path)).create_table(index_lance.TABLE, schema=schema)
+    with pytest.raises(ValueError, match="older version of this package: make a new index with pir index"):
+        PIRIndex.open(tmp_path)
 
 
 def test_rows_added_after_the_vector_index_are_found(large_store):
