@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from modeling_pir import PIRConfig, PIRModel, PIRProcessor
+from training.augment import Augmentation
 from training.build import add_lora, build_model_and_processor, freeze_modules, without_adapters
 from training.checkpoint import (
     EXIT_PREEMPTED,
@@ -40,21 +42,24 @@ from training.checkpoint import (
     write_folder,
 )
 from training.config import TrainConfig, load_config, parse_assignments, save_config
-from training.data import TrainCollator, TrainItems, fingerprint, load_image_captions, scene_names
+from training.data import TrainCollator, TrainItems, load_image_captions, scene_names
 from training.evaluate import evaluate_split
 from training.grad_cache import cached_backward, joint_losses
 from training.optim import parameter_groups, warmup_then_decay
 from training.pretrain_instruction import SceneCollator, pretrain_instruction
 from training.raw_temperatures import train_raw_temperatures
-from training.record import environment, finish_run
+from training.record import environment, finish_run, split_facts
+from training.stream import Stream, StreamItems, StreamLoader, in_memory, open_streams
 
 logger = logging.getLogger(__name__)
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "sample.yaml"
 NEW_RUN = {"epoch": 0, "step": 0, "step_in_epoch": 0, "records": 0, "best": None, "prior": None, "seconds": 0.0}
 
 
-def load_splits(config: TrainConfig) -> dict[str, Dataset]:
+def load_splits(config: TrainConfig) -> dict[str, Dataset | Stream]:
     """The train, validation and test rows of the run, checked before any work starts."""
+    if config.streaming:
+        return load_streamed_splits(config)
     options = {
         "split_list": config.split_list,
         "revision": config.data_revision,
@@ -69,13 +74,32 @@ def load_splits(config: TrainConfig) -> dict[str, Dataset]:
             f"The training split of {config.data!r} gives {num_items} items, fewer than one batch of "
             f"{config.batch_size}: lower batch_size."
         )
+    check_scenes(config, splits["train"])
+    return splits
+
+
+def load_streamed_splits(config: TrainConfig) -> dict[str, Dataset | Stream]:
+    """The training shards as they are, validation and test in memory and checked.
+
+    Scenes are those of validation, because only reading all shards would tell which the training split has.
+    """
+    streams = open_streams(config.data, config.data_revision)
+    for name in ("train", "validation", "test"):
+        if name not in streams:
+            raise ValueError(f"There is no split {name!r} in {config.data!r}: its shards are {', '.join(streams)}.")
+    splits = {name: in_memory(streams[name], name, config.skip_bad_images) for name in ("validation", "test")}
+    check_scenes(config, splits["validation"])
+    return {"train": streams["train"]} | splits
+
+
+def check_scenes(config: TrainConfig, rows: Dataset) -> None:
+    """One sentence where the affiliation loss is on and no row names a scene."""
     affiliation_weight = config.model.get("affiliation_weight", PIRConfig.affiliation_weight)
-    if affiliation_weight and not any(splits["train"]["scene"]):
+    if affiliation_weight and not any(rows["scene"]):
         raise ValueError(
             f"{config.data!r} names no scenes, which the affiliation loss needs: add a scene column, or train without "
             "that loss (--set model.affiliation_weight=0)."
         )
-    return splits
 
 
 def make_items(
@@ -93,6 +117,48 @@ def make_items(
         seed=config.seed,
         **settings,
     )
+
+
+def build_loader(
+    config: TrainConfig,
+    rows: Dataset | Stream,
+    scenes: list[str],
+    processor: PIRProcessor,
+    accelerator: Accelerator,
+) -> DataLoader | StreamLoader:
+    """The loader of the training split, not prepared: a stream's has this process's share already."""
+    collate = TrainCollator(processor)
+    if not config.streaming:
+        items = make_items(rows, scenes, config, processor)
+        return DataLoader(
+            items, config.batch_size, shuffle=True, drop_last=True, collate_fn=collate, num_workers=config.num_workers
+        )
+    image_size = processor.image_processor.size["height"]
+    items = StreamItems(
+        rows,
+        scenes,
+        config.captions_per_image,
+        Augmentation(image_size, config.crop_scale, config.rand_augment, config.flips_and_turns),
+        config.shuffle_buffer,
+        config.seed,
+        accelerator.process_index,
+        accelerator.num_processes,
+        config.num_workers,
+        config.skip_bad_images,
+    )
+    return StreamLoader(items, collate, config.batch_size, config.steps_per_epoch, accelerator)
+
+
+def epoch_batches(
+    accelerator: Accelerator, loader: DataLoader | StreamLoader, epoch: int, start: int
+) -> Iterable[dict[str, torch.Tensor]]:
+    """The batches of an epoch from step `start` of it on, the same whether or not those before were asked for."""
+    if isinstance(loader, StreamLoader):
+        return loader.epoch(epoch, start)
+    loader.dataset.set_epoch(epoch)
+    batches = accelerator.skip_first_batches(loader, start) if start else loader
+    batches.set_epoch(epoch)
+    return batches
 
 
 def check_loss(loss: torch.Tensor, step: int, output_dir: Path) -> None:
@@ -134,7 +200,7 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     return accelerator
 
 
-def build_model(config: TrainConfig, splits: dict[str, Dataset]) -> tuple[PIRModel, PIRProcessor]:
+def build_model(config: TrainConfig, splits: dict[str, Dataset | Stream]) -> tuple[PIRModel, PIRProcessor]:
     """Model and processor of the run, with what it freezes and adapts."""
     model, processor = build_model_and_processor(config, splits["train"])
     live_statistics = not (model.config.freeze_instruction_encoder and model.config.freeze_instruction_batch_norm)
@@ -170,19 +236,16 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
     output_dir, start = Path(config.output_dir), time.perf_counter()
     splits = load_splits(config)
     model, processor = build_model(config, splits)
-    scenes = scene_names(splits["train"])
-    items = make_items(splits["train"], scenes, config, processor)
-    collate = TrainCollator(processor)
-    loader = DataLoader(
-        items, config.batch_size, shuffle=True, drop_last=True, collate_fn=collate, num_workers=config.num_workers
-    )
+    scenes = scene_names(splits["validation" if config.streaming else "train"])
+    loader = build_loader(config, splits["train"], scenes, processor, accelerator)
     open_run(config, splits, accelerator, resume)
     prior = None
     if not checkpoints(output_dir):  # else its weights and figures come with the checkpoint
         prior = prepare_instruction(model, splits, scenes, config, processor, accelerator)
     groups = parameter_groups(model, config.weight_decay, config.learning_rate, config.layer_decay)
     optimizer = torch.optim.AdamW(groups, betas=config.adam_betas, eps=1e-8)
-    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    loader = loader if config.streaming else accelerator.prepare(loader)
     if config.raw_temperatures:
         train_raw_temperatures(accelerator.unwrap_model(model), optimizer.optimizer, config.weight_decay)
     num_steps = config.epochs * len(loader)
@@ -196,11 +259,8 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
     save_checkpoint(accelerator, output_dir, state)
     progress = tqdm(total=num_steps, initial=state["step"], desc="training", disable=not accelerator.is_main_process)
     for epoch in range(state["epoch"], config.epochs):
-        items.set_epoch(epoch)
-        batches = accelerator.skip_first_batches(loader, state["step_in_epoch"]) if state["step_in_epoch"] else loader
-        batches.set_epoch(epoch)
         model.train()
-        for batch in batches:
+        for batch in epoch_batches(accelerator, loader, epoch, state["step_in_epoch"]):
             seed_step(config.seed, state["step"], accelerator.process_index)
             ids = batch.pop("image_ids"), batch.pop("scene_labels")
             if config.chunk_size:
@@ -264,7 +324,7 @@ def is_told_to_stop(accelerator: Accelerator, stop: threading.Event) -> bool:
     return accelerator.check_trigger()
 
 
-def open_run(config: TrainConfig, splits: dict[str, Dataset], accelerator: Accelerator, resume: bool) -> None:
+def open_run(config: TrainConfig, splits: dict[str, Dataset | Stream], accelerator: Accelerator, resume: bool) -> None:
     """Write what the run is into its folder, or check that the run that is resumed is this one.
 
     Raises:
@@ -272,7 +332,8 @@ def open_run(config: TrainConfig, splits: dict[str, Dataset], accelerator: Accel
     """
     output_dir = Path(config.output_dir)
     if resume:
-        check_resumable(config, {name: fingerprint(rows) for name, rows in splits.items()}, accelerator.num_processes)
+        fingerprints = {name: split_facts(rows)["fingerprint"] for name, rows in splits.items()}
+        check_resumable(config, fingerprints, accelerator.num_processes)
     elif (output_dir / "config.yaml").exists():
         raise ValueError(
             f"{config.output_dir!r} holds a run already: go on with it (--resume), choose another --output-dir, or "
@@ -323,7 +384,7 @@ def close_epoch(
 
 def prepare_instruction(
     model: PIRModel,
-    splits: dict[str, Dataset],
+    splits: dict[str, Dataset | Stream],
     scenes: list[str],
     config: TrainConfig,
     processor: PIRProcessor,
