@@ -132,6 +132,10 @@ def save_checkpoint(accelerator: Accelerator, output_dir: Path, progress: dict[s
     folder = output_dir / CHECKPOINTS / f"step_{progress['step']:09d}"
     if folder.exists():  # a resumed run that has not moved yet
         return
+    # To save an optimiser that holds nothing yet, torch lets FSDP2's take a step, which AdamW would count for good. A
+    # sharded run that was stopped before its first checkpoint starts anew instead.
+    if accelerator.is_fsdp2 and not progress["step"]:
+        return
     partial = _partial(folder)
     if accelerator.is_main_process:
         shutil.rmtree(partial, ignore_errors=True)

@@ -49,6 +49,7 @@ from training.optim import parameter_groups, warmup_then_decay
 from training.pretrain_instruction import SceneCollator, pretrain_instruction
 from training.raw_temperatures import train_raw_temperatures
 from training.record import environment, finish_run, split_facts
+from training.sharding import prepare_sharding, whole_model
 from training.stream import Stream, StreamItems, StreamLoader, in_memory, open_streams
 
 logger = logging.getLogger(__name__)
@@ -242,15 +243,16 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
     prior = None
     if not checkpoints(output_dir):  # else its weights and figures come with the checkpoint
         prior = prepare_instruction(model, splits, scenes, config, processor, accelerator)
+    whole = prepare_sharding(accelerator, config, model)
     groups = parameter_groups(model, config.weight_decay, config.learning_rate, config.layer_decay)
     optimizer = torch.optim.AdamW(groups, betas=config.adam_betas, eps=1e-8)
+    num_steps = config.epochs * len(loader)
+    # Not prepared: accelerate would step it once per process, but num_steps already counts updates.
+    scheduler = warmup_then_decay(optimizer, num_steps, config.warmup_ratio, config.schedule)
     model, optimizer = accelerator.prepare(model, optimizer)
     loader = loader if config.streaming else accelerator.prepare(loader)
     if config.raw_temperatures:
         train_raw_temperatures(accelerator.unwrap_model(model), optimizer.optimizer, config.weight_decay)
-    num_steps = config.epochs * len(loader)
-    # Not prepared: accelerate would step it once per process, but num_steps already counts updates.
-    scheduler = warmup_then_decay(optimizer.optimizer, num_steps, config.warmup_ratio, config.schedule)
     accelerator.register_for_checkpointing(scheduler)
     accelerator.init_trackers("pir", dataclasses.asdict(config) if config.log_with else None)
     plain = accelerator.unwrap_model(model)
@@ -290,8 +292,9 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
             if told_to_stop:
                 raise Preempted(f"Stopped by SIGTERM at step {state['step']}; --resume goes on from there.")
         accelerator.wait_for_everyone()
+        full = whole_model(accelerator, model, whole)
         if accelerator.is_main_process:
-            close_epoch(config, accelerator, plain, processor, splits["validation"], epoch, state)
+            close_epoch(config, accelerator, full, processor, splits["validation"], epoch, state)
         # Only the main process knows the best epoch and the number of records, and only it writes them.
         state |= {"epoch": epoch + 1, "step_in_epoch": 0}
         save_checkpoint(accelerator, output_dir, since(state, start))
