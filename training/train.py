@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate import Accelerator, DataLoaderConfiguration, DistributedType
 from accelerate.utils import set_seed
 from datasets import Dataset
 from torch.utils.data import DataLoader
@@ -198,6 +198,9 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
             f"batch_size is {config.batch_size}, which cannot be shared equally by {accelerator.num_processes} "
             "processes: choose a multiple."
         )
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:  # it wants to know, and is shown no loader
+        share = config.batch_size // accelerator.num_processes
+        accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = share
     return accelerator
 
 
