@@ -35,6 +35,7 @@ from training.checkpoint import (
     Preempted,
     check_resumable,
     checkpoints,
+    disk_full,
     load_checkpoint,
     recover_folder,
     save_checkpoint,
@@ -423,8 +424,12 @@ def write_record(accelerator: Accelerator, output_dir: Path, record: dict, state
     """Append a line to metrics.jsonl and hand it to the trackers, on the main process."""
     if not accelerator.is_main_process:
         return
-    with (output_dir / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps(record) + "\n")
+    path = output_dir / "metrics.jsonl"
+    try:
+        with path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+    except OSError as error:
+        raise disk_full(error, path) or error from error
     state["records"] += 1
     accelerator.log({key: value for key, value in record.items() if isinstance(value, int | float)}, step=state["step"])
 
