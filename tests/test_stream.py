@@ -11,6 +11,7 @@ from conftest import SCENES, captions_of, draw_scene
 from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageFeature
 from safetensors.torch import load_file
+from test_scale_out import launch
 
 from training import stream as stream_module
 from training import train as train_module
@@ -221,6 +222,32 @@ def test_a_stopped_and_resumed_streamed_run_is_bit_identical(streamed_run, monke
     assert left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
     logs = [(train_module.Path(config.output_dir) / "metrics.jsonl").read_text() for config in (whole, cut)]
     assert logs[0] == logs[1] and len(logs[0].splitlines()) == 8
+
+
+STOP_AT_STEP_4 = """
+from training import train as train_module
+
+steps = iter(range(1, 100))
+train_module.is_told_to_stop = lambda *_: next(steps) == 4
+train_module.main()
+"""
+
+
+@pytest.mark.slow
+def test_a_streamed_run_of_two_processes_resumes_to_the_bit(streamed_run, tmp_path):
+    script = tmp_path / "stop.py"
+    script.write_text(STOP_AT_STEP_4)
+    options = {"batch_size": 4, "num_workers": 1}
+    whole, cut = (streamed_run(name, **options, output_dir=str(tmp_path / name / "run")) for name in ("whole", "cut"))
+    module = ("-m", "training.train")
+    assert launch(whole, tmp_path / "whole", 2).returncode == 0
+    stopped = launch(cut, tmp_path / "cut", 2, [str(script)])
+    assert stopped.returncode == 1 and "Stopped by SIGTERM at step 4" in stopped.stderr
+    resumed = launch(cut, tmp_path / "cut", 2, [*module, "--resume"])
+    assert resumed.returncode == 0, resumed.stderr[-2000:]
+    assert json.loads((tmp_path / "cut" / "run" / "environment.json").read_text())["processes"] == 2
+    left, right = (load_file(f"{config.output_dir}/last/model.safetensors") for config in (whole, cut))
+    assert left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
 def test_an_epoch_is_a_pass_where_the_rows_are_counted_and_has_to_be_said_where_they_are_not(streamed_run, tar_shards):

@@ -71,5 +71,5 @@ def whole_model(accelerator: Accelerator, model: nn.Module, whole: PIRModel | No
     weights = accelerator.get_state_dict(model)
     if whole is not None:
         whole.load_state_dict(weights)
-        whole.to(accelerator.device)  # it has to be quick in evaluation; there is room between two steps
+        whole.to(accelerator.device)  # for evaluation; the loop puts it back
     return whole

@@ -299,6 +299,8 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
         full = whole_model(accelerator, model, whole)
         if accelerator.is_main_process:
             close_epoch(config, accelerator, full, processor, splits["validation"], epoch, state)
+        if whole is not None:
+            whole.cpu()  # training needs its place on the device
         # Only the main process knows the best epoch and the number of records, and only it writes them.
         state |= {"epoch": epoch + 1, "step_in_epoch": 0}
         save_checkpoint(accelerator, output_dir, since(state, start))
