@@ -42,6 +42,16 @@ def test_chunked_gradients_are_the_plain_ones(tiny_config, tiny_processor, tiny_
         assert (found[name] - gradient).abs().max().item() < 1e-5 * scale, name
 
 
+def test_a_temperature_that_is_not_in_the_loss_gets_no_gradient(
+    tiny_config, tiny_processor, tiny_images, tiny_captions
+):
+    tiny_config.contrastive_objective = "triplet"  # freezes the contrastive temperature
+    model = PIRModel(tiny_config).eval()
+    cached_backward(Accelerator(cpu=True), model, *make_batch(tiny_processor, tiny_images, tiny_captions), 2)
+    found = gradients(model)
+    assert "logit_scale" not in found and "affiliation_logit_scale" in found
+
+
 def test_the_second_pass_sees_the_dropout_of_the_first(tiny_config, tiny_processor, tiny_images, tiny_captions):
     model = PIRModel(tiny_config).train()
     batch = make_batch(tiny_processor, tiny_images, tiny_captions)

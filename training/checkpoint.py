@@ -132,6 +132,10 @@ def save_checkpoint(accelerator: Accelerator, output_dir: Path, progress: dict[s
     folder = output_dir / CHECKPOINTS / f"step_{progress['step']:09d}"
     if folder.exists():  # a resumed run that has not moved yet
         return
+    # To save an optimiser that holds nothing yet, torch lets FSDP2's take a step, which AdamW would count for good. A
+    # sharded run that was stopped before its first checkpoint starts anew instead.
+    if accelerator.is_fsdp2 and not progress["step"]:
+        return
     partial = _partial(folder)
     if accelerator.is_main_process:
         shutil.rmtree(partial, ignore_errors=True)
@@ -189,10 +193,10 @@ def check_resumable(config: TrainConfig, fingerprints: dict[str, str], num_proce
     if not (folder / "config.yaml").is_file() or not (folder / "environment.json").is_file():
         raise ValueError(f"There is no run in {config.output_dir!r} to resume: start it without --resume.")
     old, new = dataclasses.asdict(load_config(folder / "config.yaml")), dataclasses.asdict(config)
+    # The loader processes of a streamed run share out its shards, so that their number decides the order.
+    free = FREE_TO_CHANGE - {"num_workers"} if config.streaming else FREE_TO_CHANGE
     differences = [
-        f"{name} was {old[name]!r} and is {new[name]!r}"
-        for name in new
-        if old[name] != new[name] and name not in FREE_TO_CHANGE
+        f"{name} was {old[name]!r} and is {new[name]!r}" for name in new if old[name] != new[name] and name not in free
     ]
     then = json.loads((folder / "environment.json").read_text())
     differences += [

@@ -44,6 +44,11 @@ class TrainConfig:
         instruction_epochs: epochs of scene classification on the training split before the joint training; 0 leaves
             the instruction encoder as it is, random if nothing was loaded into it.
         instruction_learning_rate: its peak learning rate (AdamW, one cycle).
+        streaming: read the training shards (parquet or tar, in a folder or on the Hub) as they are needed, for data
+            that fits no disk; validation and test stay in memory. See training/SCALE.md.
+        shuffle_buffer: rows that each loader process of a streamed run holds, undecoded, to mix their order.
+        steps_per_epoch: steps of an epoch of a streamed run; 0 for one pass, where the source says how many rows it
+            has.
         captions_per_image: 0: an item is one caption with its image, as the official epoch. n: an item is an image
             with n of its captions, so that the image is encoded once.
         crop_scale: smallest share of the area that a random crop keeps, 1 for no crop.
@@ -90,6 +95,9 @@ class TrainConfig:
     init_vision: str | None = None
     instruction_epochs: int = 0
     instruction_learning_rate: float = 2e-3
+    streaming: bool = False
+    shuffle_buffer: int = 2000
+    steps_per_epoch: int = 0
     captions_per_image: int = 0
     crop_scale: float = 0.5
     rand_augment: bool = True
@@ -122,7 +130,8 @@ class TrainConfig:
         for spec in dataclasses.fields(self):
             _check_type(spec.name, getattr(self, spec.name), spec.type)
         self.adam_betas = tuple(self.adam_betas)
-        for name in ("epochs", "batch_size", "evaluate_every", "evaluation_batch_size", "log_every", "learning_rate"):
+        sizes = ("epochs", "batch_size", "evaluate_every", "evaluation_batch_size", "log_every", "shuffle_buffer")
+        for name in (*sizes, "learning_rate"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, but it has to be above 0.")
         counts = (
@@ -133,6 +142,7 @@ class TrainConfig:
             "chunk_size",
             "checkpoint_every",
             "lora_rank",
+            "steps_per_epoch",
         )
         for name in (*counts, "weight_decay", "max_grad_norm"):
             if getattr(self, name) < 0:
@@ -153,6 +163,26 @@ class TrainConfig:
             raise ValueError(
                 f"backbones names {sorted(self.backbones)}: give vision and text, and instruction for VIR."
             )
+        if self.streaming:
+            _check_streaming(self)
+        elif self.steps_per_epoch:
+            raise ValueError(
+                f"steps_per_epoch is {self.steps_per_epoch}, but only a streamed run (streaming=true) counts in steps."
+            )
+
+
+def _check_streaming(config: TrainConfig) -> None:
+    """One sentence where a field needs all training rows at hand, which a streamed run never has."""
+    reasons = {
+        "captions_per_image is 0: set how many captions of its image an item shows": not config.captions_per_image,
+        "tokenizer is 'train': give one that is trained already": config.tokenizer == "train" and not config.init_from,
+        "instruction_epochs is not 0: train the prior with training.pretrain_instruction": config.instruction_epochs,
+        "cache_images is on: turn it off": config.cache_images,
+        "split_list is set: give shards that are named after their split": config.split_list,
+    }
+    for reason, applies in reasons.items():
+        if applies:
+            raise ValueError(f"A streamed run does not have all its rows at hand, but {reason}.")
 
 
 def _check_type(name: str, value: object, expected: Any) -> None:

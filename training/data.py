@@ -67,7 +67,7 @@ def load_image_captions(
     if split not in parts or not len(parts[split]):
         existing = ", ".join(name for name, rows in parts.items() if len(rows))
         raise ValueError(f"There is no split {split!r} in {source!r}: it has {existing or 'no images at all'}.")
-    rows = _check_captions(parts[split])
+    rows = check_captions(parts[split])
     return check_images(rows, split, skip_bad_images)
 
 
@@ -188,7 +188,12 @@ def split_by_name(rows: Dataset) -> dict[str, Dataset]:
     return {split: rows.select([i for i, name in enumerate(names) if name == split]) for split in SPLITS}
 
 
-def _check_captions(rows: Dataset) -> Dataset:
+def has_words(caption: str) -> bool:
+    """Whether a caption has a letter or a digit."""
+    return any(map(str.isalnum, caption))
+
+
+def check_captions(rows: Dataset) -> Dataset:
     """Refuse images without caption and empty captions; leave out captions without a single letter or digit."""
     wordless = []
     for filename, captions in zip(rows["filename"], rows["captions"], strict=True):
@@ -197,16 +202,16 @@ def _check_captions(rows: Dataset) -> Dataset:
         for caption in captions:
             if not isinstance(caption, str) or not caption.strip():
                 raise ValueError(f"The image {filename!r} has an empty caption ({caption!r}): remove or fill it.")
-        has_words = [any(map(str.isalnum, caption)) for caption in captions]
-        if not any(has_words):
+        worded = list(map(has_words, captions))
+        if not any(worded):
             raise ValueError(f"No caption of the image {filename!r} has a word ({captions[0]!r}): write one.")
-        if not all(has_words):
+        if not all(worded):
             wordless.append(filename)
     if wordless:
         logger.warning("Captions without a word (such as ' .') are left out, of: %s", ", ".join(wordless))
 
         def with_words(row: dict) -> dict:
-            return {"captions": [caption for caption in row["captions"] if any(map(str.isalnum, caption))]}
+            return {"captions": [caption for caption in row["captions"] if has_words(caption)]}
 
         rows = rows.map(with_words, desc="captions")
     return rows
@@ -257,6 +262,26 @@ def fingerprint(rows: Dataset) -> str:
     for filename, captions in zip(rows["filename"], rows["captions"], strict=True):
         digest.update(json.dumps([filename, captions]).encode())
     return digest.hexdigest()[:16]
+
+
+def item_seed(*place: int) -> int:
+    """Seed of an item's captions and augmentation: a hash of the numbers that say which item it is."""
+    digest = hashlib.sha256("/".join(map(str, place)).encode()).digest()
+    return int.from_bytes(digest[:8], "little", signed=True)
+
+
+def decode_image(row: dict) -> torch.Tensor:
+    """Decoded image (3, height, width) uint8 of a row whose `image` is undecoded; ValueError names one that is bad."""
+    return TF.pil_to_tensor(open_image(image_bytes_or_path(row["image"]), row["filename"]))
+
+
+def draw_captions(texts: list[str], num_captions: int) -> list[str]:
+    """Captions of an item in random order, without repeats where there are enough; none where there are none."""
+    if not texts:  # scenes without captions
+        return []
+    order = torch.randperm(len(texts)).tolist()
+    repeats = -(-num_captions // len(texts))
+    return [texts[place] for place in (order * repeats)[:num_captions]]
 
 
 class TrainItems(TorchDataset):
@@ -314,25 +339,14 @@ class TrainItems(TorchDataset):
         self.epoch = epoch
 
     def _decode(self, image: int) -> torch.Tensor:
-        """Decoded image (3, height, width) uint8."""
-        row = self.images[image]
-        return TF.pil_to_tensor(open_image(image_bytes_or_path(row["image"]), row["filename"]))
-
-    def _draw_captions(self, image: int) -> list[str]:
-        texts = self.captions[image]
-        if not texts:  # scenes without captions
-            return []
-        order = torch.randperm(len(texts)).tolist()
-        repeats = -(-self.captions_per_image // len(texts))
-        return [texts[place] for place in (order * repeats)[: self.captions_per_image]]
+        return decode_image(self.images[image])
 
     def __getitem__(self, index: int) -> dict:
         """An item: `pixels` (3, height, width) uint8, `captions` list, `image_id`, `scene_label`."""
-        item_seed = hashlib.sha256(f"{self.seed}/{self.epoch}/{index}".encode()).digest()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int.from_bytes(item_seed[:8], "little", signed=True))
+            torch.manual_seed(item_seed(self.seed, self.epoch, index))
             if self.captions_per_image:
-                image, captions = index, self._draw_captions(index)
+                image, captions = index, draw_captions(self.captions[index], self.captions_per_image)
             else:
                 image, caption = self.pairs[index]
                 captions = [self.captions[image][caption]]

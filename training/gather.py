@@ -25,3 +25,9 @@ def gather_rows(rows: torch.Tensor) -> torch.Tensor:
     parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, rows.contiguous())
     return torch.cat(parts)
+
+
+def average_gradient(parameter: torch.nn.Parameter) -> None:
+    """Make the gradient of a parameter that every process holds the mean of all processes, in place."""
+    dist.all_reduce(parameter.grad)
+    parameter.grad /= dist.get_world_size()

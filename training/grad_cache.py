@@ -104,7 +104,8 @@ def cached_backward(
     image_embeds = torch.cat(image_rows).requires_grad_(True)
     text_embeds = torch.cat(text_rows).requires_grad_(True)
     losses = joint_losses(plain, image_embeds, text_embeds, image_ids, scene_labels, accelerator.process_index)
-    scales = [scale for scale in (plain.logit_scale, plain.affiliation_logit_scale) if scale is not None]
+    scales = [plain.logit_scale, plain.affiliation_logit_scale]
+    scales = [scale for scale in scales if scale is not None and scale.requires_grad]
     # Not backward(): under DistributedDataParallel the scales' gradients would be averaged at this point already.
     image_grad, text_grad, *scale_grads = torch.autograd.grad(
         losses.loss, [image_embeds, text_embeds, *scales], allow_unused=True

@@ -26,6 +26,7 @@ from training.evaluate import SplitEmbeddings, decoded_images, embed_split, embe
 from training.memory import peak_memory
 from training.metrics import chance_metrics
 from training.pretrain_instruction import FACTS_FILE, describe_facts
+from training.stream import Stream
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "torchvision", "timm", "numpy", "pillow")
@@ -35,7 +36,7 @@ NUM_BELIEF_IMAGES = 4
 PICTURE_SEED = 0  # of the images and captions shown; the same for every run, so that runs can be compared
 
 
-def environment(accelerator: Accelerator, splits: dict[str, Dataset]) -> dict[str, Any]:
+def environment(accelerator: Accelerator, splits: dict[str, Dataset | Stream]) -> dict[str, Any]:
     """What a run depends on beside its configuration.
 
     Args:
@@ -85,16 +86,18 @@ def _device_name(device: torch.device) -> str:
     return f"{platform.processor() or platform.machine()} {device.type.upper()}, {os.cpu_count()} cores"
 
 
-def split_facts(rows: Dataset) -> dict[str, int | str]:
+def split_facts(rows: Dataset | Stream) -> dict[str, int | str | None]:
     """Counts of a split, and a fingerprint that changes with any file name, caption or their order.
 
     Args:
-        rows: with `filename` and `captions`.
+        rows: with `filename` and `captions`; of a stream nothing is read.
 
     Returns:
         `images`, `captions`, `distinct_captions`, `shared_captions` (captions that another image has, too, word for
-        word) and `fingerprint`.
+        word) and `fingerprint`; of a stream `images` (None where it does not say) and `fingerprint` alone.
     """
+    if isinstance(rows, Stream):
+        return {"images": rows.num_rows, "fingerprint": rows.fingerprint}
     captions = list(rows["captions"])
     num_images_with = Counter(caption for of_image in captions for caption in set(of_image))
     return {
@@ -326,7 +329,7 @@ def _training_section(config: TrainConfig, model: PIRModel, facts: dict[str, Any
     source += f", revision `{config.data_revision}`" if config.data_revision else ""
     lines = [
         f"PIR with {millions[0]:.1f} M parameters ({millions[1]:.1f} M trained), from {start}.",
-        f"Data: {source}; {split['images']} training images with {split['captions']} captions.",
+        f"Data: {source}; {_count_words(split)}.",
         f"{config.epochs} epochs in batches of {config.batch_size * facts['processes']}, AdamW at a peak learning rate "
         f"of {config.learning_rate:g}, {config.schedule} schedule, seed {config.seed}; all settings are in "
         "[config.yaml](config.yaml).",
@@ -336,6 +339,12 @@ def _training_section(config: TrainConfig, model: PIRModel, facts: dict[str, Any
             "These images are drawn by code: the numbers show that the model learns, not how it does on real ones."
         )
     return "\n".join(lines)
+
+
+def _count_words(split: dict[str, Any]) -> str:
+    if "captions" in split:
+        return f"{split['images']} training images with {split['captions']} captions"
+    return f"{split['images'] or 'an unknown number of'} training images, streamed"
 
 
 def _result_table(best: dict[str, Any], test: dict[str, Any]) -> str:

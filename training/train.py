@@ -16,23 +16,26 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate import Accelerator, DataLoaderConfiguration, DistributedType
 from accelerate.utils import set_seed
 from datasets import Dataset
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from modeling_pir import PIRConfig, PIRModel, PIRProcessor
+from training.augment import Augmentation
 from training.build import add_lora, build_model_and_processor, freeze_modules, without_adapters
 from training.checkpoint import (
     EXIT_PREEMPTED,
     Preempted,
     check_resumable,
     checkpoints,
+    disk_full,
     load_checkpoint,
     recover_folder,
     save_checkpoint,
@@ -40,21 +43,25 @@ from training.checkpoint import (
     write_folder,
 )
 from training.config import TrainConfig, load_config, parse_assignments, save_config
-from training.data import TrainCollator, TrainItems, fingerprint, load_image_captions, scene_names
+from training.data import TrainCollator, TrainItems, load_image_captions, scene_names
 from training.evaluate import evaluate_split
 from training.grad_cache import cached_backward, joint_losses
 from training.optim import parameter_groups, warmup_then_decay
 from training.pretrain_instruction import SceneCollator, pretrain_instruction
 from training.raw_temperatures import train_raw_temperatures
-from training.record import environment, finish_run
+from training.record import environment, finish_run, split_facts
+from training.sharding import prepare_sharding, whole_model
+from training.stream import Stream, StreamItems, StreamLoader, in_memory, open_streams
 
 logger = logging.getLogger(__name__)
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "sample.yaml"
 NEW_RUN = {"epoch": 0, "step": 0, "step_in_epoch": 0, "records": 0, "best": None, "prior": None, "seconds": 0.0}
 
 
-def load_splits(config: TrainConfig) -> dict[str, Dataset]:
+def load_splits(config: TrainConfig) -> dict[str, Dataset | Stream]:
     """The train, validation and test rows of the run, checked before any work starts."""
+    if config.streaming:
+        return load_streamed_splits(config)
     options = {
         "split_list": config.split_list,
         "revision": config.data_revision,
@@ -69,13 +76,32 @@ def load_splits(config: TrainConfig) -> dict[str, Dataset]:
             f"The training split of {config.data!r} gives {num_items} items, fewer than one batch of "
             f"{config.batch_size}: lower batch_size."
         )
+    check_scenes(config, splits["train"])
+    return splits
+
+
+def load_streamed_splits(config: TrainConfig) -> dict[str, Dataset | Stream]:
+    """The training shards as they are, validation and test in memory and checked.
+
+    Scenes are those of validation, because only reading all shards would tell which the training split has.
+    """
+    streams = open_streams(config.data, config.data_revision)
+    for name in ("train", "validation", "test"):
+        if name not in streams:
+            raise ValueError(f"There is no split {name!r} in {config.data!r}: its shards are {', '.join(streams)}.")
+    splits = {name: in_memory(streams[name], name, config.skip_bad_images) for name in ("validation", "test")}
+    check_scenes(config, splits["validation"])
+    return {"train": streams["train"]} | splits
+
+
+def check_scenes(config: TrainConfig, rows: Dataset) -> None:
+    """One sentence where the affiliation loss is on and no row names a scene."""
     affiliation_weight = config.model.get("affiliation_weight", PIRConfig.affiliation_weight)
-    if affiliation_weight and not any(splits["train"]["scene"]):
+    if affiliation_weight and not any(rows["scene"]):
         raise ValueError(
             f"{config.data!r} names no scenes, which the affiliation loss needs: add a scene column, or train without "
             "that loss (--set model.affiliation_weight=0)."
         )
-    return splits
 
 
 def make_items(
@@ -93,6 +119,48 @@ def make_items(
         seed=config.seed,
         **settings,
     )
+
+
+def build_loader(
+    config: TrainConfig,
+    rows: Dataset | Stream,
+    scenes: list[str],
+    processor: PIRProcessor,
+    accelerator: Accelerator,
+) -> DataLoader | StreamLoader:
+    """The loader of the training split, not prepared: a stream's has this process's share already."""
+    collate = TrainCollator(processor)
+    if not config.streaming:
+        items = make_items(rows, scenes, config, processor)
+        return DataLoader(
+            items, config.batch_size, shuffle=True, drop_last=True, collate_fn=collate, num_workers=config.num_workers
+        )
+    image_size = processor.image_processor.size["height"]
+    items = StreamItems(
+        rows,
+        scenes,
+        config.captions_per_image,
+        Augmentation(image_size, config.crop_scale, config.rand_augment, config.flips_and_turns),
+        config.shuffle_buffer,
+        config.seed,
+        accelerator.process_index,
+        accelerator.num_processes,
+        config.num_workers,
+        config.skip_bad_images,
+    )
+    return StreamLoader(items, collate, config.batch_size, config.steps_per_epoch, accelerator)
+
+
+def epoch_batches(
+    accelerator: Accelerator, loader: DataLoader | StreamLoader, epoch: int, start: int
+) -> Iterable[dict[str, torch.Tensor]]:
+    """The batches of an epoch from step `start` of it on, the same whether or not those before were asked for."""
+    if isinstance(loader, StreamLoader):
+        return loader.epoch(epoch, start)
+    loader.dataset.set_epoch(epoch)
+    batches = accelerator.skip_first_batches(loader, start) if start else loader
+    batches.set_epoch(epoch)
+    return batches
 
 
 def check_loss(loss: torch.Tensor, step: int, output_dir: Path) -> None:
@@ -131,10 +199,13 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
             f"batch_size is {config.batch_size}, which cannot be shared equally by {accelerator.num_processes} "
             "processes: choose a multiple."
         )
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:  # it wants to know, and is shown no loader
+        share = config.batch_size // accelerator.num_processes
+        accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = share
     return accelerator
 
 
-def build_model(config: TrainConfig, splits: dict[str, Dataset]) -> tuple[PIRModel, PIRProcessor]:
+def build_model(config: TrainConfig, splits: dict[str, Dataset | Stream]) -> tuple[PIRModel, PIRProcessor]:
     """Model and processor of the run, with what it freezes and adapts."""
     model, processor = build_model_and_processor(config, splits["train"])
     live_statistics = not (model.config.freeze_instruction_encoder and model.config.freeze_instruction_batch_norm)
@@ -170,24 +241,22 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
     output_dir, start = Path(config.output_dir), time.perf_counter()
     splits = load_splits(config)
     model, processor = build_model(config, splits)
-    scenes = scene_names(splits["train"])
-    items = make_items(splits["train"], scenes, config, processor)
-    collate = TrainCollator(processor)
-    loader = DataLoader(
-        items, config.batch_size, shuffle=True, drop_last=True, collate_fn=collate, num_workers=config.num_workers
-    )
+    scenes = scene_names(splits["validation" if config.streaming else "train"])
+    loader = build_loader(config, splits["train"], scenes, processor, accelerator)
     open_run(config, splits, accelerator, resume)
     prior = None
     if not checkpoints(output_dir):  # else its weights and figures come with the checkpoint
         prior = prepare_instruction(model, splits, scenes, config, processor, accelerator)
+    whole = prepare_sharding(accelerator, config, model)
     groups = parameter_groups(model, config.weight_decay, config.learning_rate, config.layer_decay)
     optimizer = torch.optim.AdamW(groups, betas=config.adam_betas, eps=1e-8)
-    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-    if config.raw_temperatures:
-        train_raw_temperatures(accelerator.unwrap_model(model), optimizer.optimizer, config.weight_decay)
     num_steps = config.epochs * len(loader)
     # Not prepared: accelerate would step it once per process, but num_steps already counts updates.
-    scheduler = warmup_then_decay(optimizer.optimizer, num_steps, config.warmup_ratio, config.schedule)
+    scheduler = warmup_then_decay(optimizer, num_steps, config.warmup_ratio, config.schedule)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    loader = loader if config.streaming else accelerator.prepare(loader)
+    if config.raw_temperatures:
+        train_raw_temperatures(accelerator.unwrap_model(model), optimizer.optimizer, config.weight_decay)
     accelerator.register_for_checkpointing(scheduler)
     accelerator.init_trackers("pir", dataclasses.asdict(config) if config.log_with else None)
     plain = accelerator.unwrap_model(model)
@@ -196,11 +265,8 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
     save_checkpoint(accelerator, output_dir, state)
     progress = tqdm(total=num_steps, initial=state["step"], desc="training", disable=not accelerator.is_main_process)
     for epoch in range(state["epoch"], config.epochs):
-        items.set_epoch(epoch)
-        batches = accelerator.skip_first_batches(loader, state["step_in_epoch"]) if state["step_in_epoch"] else loader
-        batches.set_epoch(epoch)
         model.train()
-        for batch in batches:
+        for batch in epoch_batches(accelerator, loader, epoch, state["step_in_epoch"]):
             seed_step(config.seed, state["step"], accelerator.process_index)
             ids = batch.pop("image_ids"), batch.pop("scene_labels")
             if config.chunk_size:
@@ -230,8 +296,11 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
             if told_to_stop:
                 raise Preempted(f"Stopped by SIGTERM at step {state['step']}; --resume goes on from there.")
         accelerator.wait_for_everyone()
+        full = whole_model(accelerator, model, whole)
         if accelerator.is_main_process:
-            close_epoch(config, accelerator, plain, processor, splits["validation"], epoch, state)
+            close_epoch(config, accelerator, full, processor, splits["validation"], epoch, state)
+        if whole is not None:
+            whole.cpu()  # training needs its place on the device
         # Only the main process knows the best epoch and the number of records, and only it writes them.
         state |= {"epoch": epoch + 1, "step_in_epoch": 0}
         save_checkpoint(accelerator, output_dir, since(state, start))
@@ -264,7 +333,7 @@ def is_told_to_stop(accelerator: Accelerator, stop: threading.Event) -> bool:
     return accelerator.check_trigger()
 
 
-def open_run(config: TrainConfig, splits: dict[str, Dataset], accelerator: Accelerator, resume: bool) -> None:
+def open_run(config: TrainConfig, splits: dict[str, Dataset | Stream], accelerator: Accelerator, resume: bool) -> None:
     """Write what the run is into its folder, or check that the run that is resumed is this one.
 
     Raises:
@@ -272,7 +341,8 @@ def open_run(config: TrainConfig, splits: dict[str, Dataset], accelerator: Accel
     """
     output_dir = Path(config.output_dir)
     if resume:
-        check_resumable(config, {name: fingerprint(rows) for name, rows in splits.items()}, accelerator.num_processes)
+        fingerprints = {name: split_facts(rows)["fingerprint"] for name, rows in splits.items()}
+        check_resumable(config, fingerprints, accelerator.num_processes)
     elif (output_dir / "config.yaml").exists():
         raise ValueError(
             f"{config.output_dir!r} holds a run already: go on with it (--resume), choose another --output-dir, or "
@@ -323,7 +393,7 @@ def close_epoch(
 
 def prepare_instruction(
     model: PIRModel,
-    splits: dict[str, Dataset],
+    splits: dict[str, Dataset | Stream],
     scenes: list[str],
     config: TrainConfig,
     processor: PIRProcessor,
@@ -356,8 +426,12 @@ def write_record(accelerator: Accelerator, output_dir: Path, record: dict, state
     """Append a line to metrics.jsonl and hand it to the trackers, on the main process."""
     if not accelerator.is_main_process:
         return
-    with (output_dir / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps(record) + "\n")
+    path = output_dir / "metrics.jsonl"
+    try:
+        with path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+    except OSError as error:
+        raise disk_full(error, path) or error from error
     state["records"] += 1
     accelerator.log({key: value for key, value in record.items() if isinstance(value, int | float)}, step=state["step"])
 
