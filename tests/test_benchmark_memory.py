@@ -25,6 +25,6 @@ def test_a_step_that_fails_is_a_row_that_says_so(tmp_path, capfd):
 
 def test_both_ways_of_the_metrics_print_the_same_recall(capfd):
     benchmark_metrics.main(["--images", "40", "--texts", "90", "--dim", "8"])
-    rows = [line.split() for line in capfd.readouterr().out.splitlines()[-2:]]
-    assert rows[0][0] == "streamed" and rows[1][:2] == ["whole", "matrix"]
+    rows = [line.split() for line in capfd.readouterr().out.splitlines()[-3:]]
+    assert rows[0][0] == "streamed" and rows[1][:2] == ["whole", "matrix"] and rows[2][1] == "product"
     assert rows[0][-1] == rows[1][-1] and float(rows[0][-1]) > 0

@@ -249,7 +249,7 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
         prior = prepare_instruction(model, splits, scenes, config, processor, accelerator)
     whole = prepare_sharding(accelerator, config, model)
     groups = parameter_groups(model, config.weight_decay, config.learning_rate, config.layer_decay)
-    optimizer = torch.optim.AdamW(groups, betas=config.adam_betas, eps=1e-8)
+    optimizer = torch.optim.AdamW(groups, betas=config.adam_betas, eps=1e-8, fused=True)
     num_steps = config.epochs * len(loader)
     # Not prepared: accelerate would step it once per process, but num_steps already counts updates.
     scheduler = warmup_then_decay(optimizer, num_steps, config.warmup_ratio, config.schedule)

@@ -38,7 +38,7 @@ def retrieval_ranks(similarity: torch.Tensor, text_to_image: torch.Tensor) -> tu
 
 
 def streamed_retrieval_ranks(
-    image_embeds: torch.Tensor, text_embeds: torch.Tensor, text_to_image: torch.Tensor, chunk_size: int = 4096
+    image_embeds: torch.Tensor, text_embeds: torch.Tensor, text_to_image: torch.Tensor, chunk_size: int = 1024
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """[`retrieval_ranks`] without ever holding the whole similarity matrix.
 
@@ -61,7 +61,7 @@ def streamed_retrieval_ranks(
         raise ValueError(
             f"Images have {image_embeds.shape[1]} numbers and texts {text_embeds.shape[1]}: embed both with one model."
         )
-    text_chunks = list(torch.arange(len(text_embeds)).split(chunk_size))
+    text_chunks = [slice(start, start + chunk_size) for start in range(0, len(text_embeds), chunk_size)]
     own_score = torch.cat(
         [(image_embeds[text_to_image[chunk]] * text_embeds[chunk]).sum(dim=1) for chunk in text_chunks]
     )
@@ -70,12 +70,13 @@ def streamed_retrieval_ranks(
     best_own = torch.full((len(image_embeds),), -torch.inf).scatter_reduce(0, text_to_image, own_score, "amax")
     image_ranks = torch.zeros(len(image_embeds), dtype=torch.long)
     text_ranks = torch.zeros(len(text_embeds), dtype=torch.long)
-    for rows in torch.arange(len(image_embeds)).split(chunk_size):
+    for first in range(0, len(image_embeds), chunk_size):
+        rows = slice(first, first + chunk_size)
         for columns in text_chunks:
             block = image_embeds[rows] @ text_embeds[columns].T  # (rows, columns)
             # An own pair is no wrong candidate of its image or of its text.
-            own = (text_to_image[columns] >= rows[0]) & (text_to_image[columns] <= rows[-1])
-            block[text_to_image[columns][own] - rows[0], own.nonzero().squeeze(1)] = -torch.inf
+            own = (text_to_image[columns] >= first) & (text_to_image[columns] < first + len(block))
+            block[text_to_image[columns][own] - first, own.nonzero().squeeze(1)] = -torch.inf
             image_ranks[rows] += _count(block >= best_own[rows, None] - TIE_TOLERANCE, dim=1)
             text_ranks[columns] += _count(block >= own_score[columns] - TIE_TOLERANCE, dim=0)
     return image_ranks, text_ranks
