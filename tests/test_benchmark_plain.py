@@ -6,7 +6,16 @@ import torch.nn.functional as F
 import yaml
 from conftest import build_tiny_config
 
-from training.benchmark_plain import PLAIN, Way, build_models, main, plain_image_embeds, plain_text_embeds, rates
+from training.benchmark_plain import (
+    PLAIN,
+    Way,
+    build_models,
+    flops_per_second,
+    main,
+    plain_image_embeds,
+    plain_text_embeds,
+    rates,
+)
 
 
 @pytest.mark.parametrize("overrides", [{}, {"use_instruction": False}, {"num_instruction_layers": 0, "num_cycles": 0}])
@@ -36,8 +45,15 @@ def test_the_command_prints_every_part_beside_the_plain_way(tmp_path, capsys):
     fields = {name: value for name, value in config.items() if name not in ("model_type", "transformers_version")}
     fields["text_config"] |= {"vocab_size": 400}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump({"model": fields}))
-    main(["--config", str(tmp_path / "run.yaml"), "--batch-size", "4", "--repeats", "1"])
+    main(["--config", str(tmp_path / "run.yaml"), "--batch-size", "4", "--repeats", "1", "--peak-tflops", "2"])
     printed = capsys.readouterr().out
     for part in ("embedding images", "embedding captions", "training"):
         assert part in printed
     assert printed.count("\nplain ") == 3 and printed.count("\nours ") == 3 and "2 captions an image" in printed
+    assert printed.count("TFLOP/s of model operations") == 3 and printed.count("% of 2\n") == 2
+    assert "peak memory" in printed
+
+
+def test_operations_are_those_of_the_matrix_products():
+    left, right = torch.randn(4, 8), torch.randn(8, 16)
+    assert flops_per_second(Way(lambda: left @ right, 2), rate=10) == 2 * 4 * 8 * 16 / 2 * 10

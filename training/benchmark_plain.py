@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import torch
 import torch._inductor.config as inductor
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertTokenizer
 from transformers.masking_utils import create_bidirectional_mask
 
@@ -29,6 +30,7 @@ from training.benchmark import synchronize
 from training.build import build_image_processor, image_side, train_tokenizer
 from training.config import load_config
 from training.data import load_image_captions
+from training.memory import peak_memory
 
 PLAIN, OURS = "plain", "ours"
 NUM_TEXT_BATCHES = 2  # of the plain way that are timed: all of its batches are equally long
@@ -199,6 +201,27 @@ def print_rates(title: str, unit: str, found: dict[str, float]) -> None:
         print(f"{name:30} {rate:10.2f} {rate / found[PLAIN]:12.2f}", flush=True)
 
 
+def flops_per_second(way: Way, rate: float) -> float:
+    """Model FLOPs a second of a way at its best rate; what counts are products, convolutions and attention."""
+    with FlopCounterMode(display=False) as counter:
+        way.run()
+    return counter.get_total_flops() / way.amount * rate
+
+
+def print_flops(ways: dict[str, Way], found: dict[str, float], peak: float | None) -> None:
+    """Floating-point operations a second of each way, and their share of the machine's matrix peak where it is given.
+
+    Args:
+        ways: of one job.
+        found: their rates.
+        peak: of the device in the precision of ours, in TFLOP/s; None leaves the share out.
+    """
+    for name, way in ways.items():
+        tera = flops_per_second(way, found[name]) / 1e12
+        share = f", {100 * tera / peak:.1f} % of {peak:g}" if peak and name != PLAIN else ""
+        print(f"{name}: {tera:.3f} TFLOP/s of model operations{share}", flush=True)
+
+
 def build_models(config: PIRConfig, device: str) -> tuple[PIRModel, PIRModel]:
     """The same weights twice: with attention written out, and with fused attention."""
     plain = PIRModel(config).to(device)
@@ -218,6 +241,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--compile", action="store_true", help="also embed images by torch.compile's code")
+    parser.add_argument("--peak-tflops", type=float, help="matrix peak of the device in bfloat16, for the share of it")
     parser.add_argument("--part", choices=("images", "texts", "training"), nargs="+", default=None)
     args = parser.parse_args(arguments)
     parts = args.part or ["images", "texts", "training"]
@@ -243,7 +267,12 @@ def main(arguments: list[str] | None = None) -> None:
     if "training" in parts:
         plain.train(), ours.train()
         ways = training_ways(plain, ours, processor, captions, args.batch_size, device)
-        print_rates("training", "pairs", rates(ways, args.repeats))
+        found = rates(ways, args.repeats)
+        print_rates("training", "pairs", found)
+        print_flops(ways, found, args.peak_tflops)
+    used = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else peak_memory()
+    if used is not None:  # Windows does not tell
+        print(f"peak memory of all this: {used:.2f} GiB")
 
 
 if __name__ == "__main__":
