@@ -3,7 +3,8 @@
 One bit says on which side of a plane through the origin a vector lies; for planes drawn by lot, the share of bits in
 which two vectors differ is their angle over pi (Charikar 2002, "Similarity estimation techniques from rounding
 algorithms"). 2,048 bits tell angles apart to about two degrees: enough to choose candidates, whose exact similarity is
-computed then.
+computed then. A sentence is about as far from all images, so the best by bits are sorted once more by how far the
+sentence itself, not its bits, lies from the planes: that halves what the bits lose.
 """
 
 from functools import lru_cache
@@ -12,7 +13,12 @@ import numpy as np
 
 NUM_BITS = 2_048  # with 1,024, four in a hundred hits for a sentence were no candidates; 512 lost more
 CODE_BYTES = NUM_BITS // 8
+SHORTLIST = 5  # times the wanted ones, that are chosen by bits alone
 CHUNK = 4_096  # rows compared at once, so that what is in between stays in the processor's cache
+
+
+_BITS_OF_BYTE = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).astype(np.float32)  # (256, 8)
+_FIRST_GAIN = 256 * np.arange(CODE_BYTES, dtype=np.int32)
 
 
 @lru_cache(maxsize=4)
@@ -39,7 +45,7 @@ def encode(vectors: np.ndarray) -> np.ndarray:
 
 
 def nearest_codes(codes: np.ndarray, places: np.ndarray, vector: np.ndarray, count: int) -> np.ndarray:
-    """Which of some codes differ least from a vector's.
+    """Which of some codes fit a vector best: by differing bits, the best of these by the vector's own distances.
 
     Args:
         codes: (rows, CODE_BYTES) uint8, contiguous.
@@ -51,10 +57,16 @@ def nearest_codes(codes: np.ndarray, places: np.ndarray, vector: np.ndarray, cou
         (count,) places, in no order.
     """
     # No matrix product for one vector: BLAS would share it among threads, whose start costs up to 8 ms on busy cores.
-    own = np.packbits(np.einsum("i,ij->j", vector, _planes(len(vector))) > 0).view(np.uint64)
+    distances = np.einsum("i,ij->j", vector, _planes(len(vector)))  # (NUM_BITS,) to the planes
+    own = np.packbits(distances > 0).view(np.uint64)
     words = codes.view(np.uint64)  # (rows, CODE_BYTES / 8)
     differences = np.empty(len(places), dtype=np.uint16)
     for start in range(0, len(places), CHUNK):
         bits = np.bitwise_count(words.take(places[start : start + CHUNK], axis=0) ^ own)
         differences[start : start + CHUNK] = np.einsum("ij->i", bits, dtype=np.uint16)
-    return places[np.argpartition(differences, count)[:count]]
+    if len(places) > SHORTLIST * count:
+        places = places[np.argpartition(differences, SHORTLIST * count)[: SHORTLIST * count]]
+    # What each value of each byte of a code adds: (CODE_BYTES, 256), read instead of multiplying 2,048 bits.
+    gains = np.einsum("pb,vb->pv", distances.reshape(CODE_BYTES, 8), _BITS_OF_BYTE)
+    scores = gains.ravel().take(codes.take(places, axis=0) + _FIRST_GAIN).sum(axis=1)
+    return places[np.argpartition(-scores, count)[:count]]
