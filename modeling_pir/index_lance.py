@@ -23,7 +23,7 @@ REFINE_FACTOR = 50  # candidates per hit whose exact similarity is computed
 ALL_PARTITIONS = 1_000_000  # more than there are; Lance takes those that there are
 EXACT_ROWS = 1_000  # that a filter leaves: up to here, their vectors are read and compared one by one, 10 us each;
 FEW_ROWS = 50_000  # up to here, their codes are, and the vectors of these candidates:
-CANDIDATES, CANDIDATES_PER_HIT = 240, 24  # at least, and for each hit
+CANDIDATES, CANDIDATES_PER_HIT = 400, 40  # at least, and for each hit
 STALE_SHARE = 0.2  # of rows added since the vector index was trained, from which on it is trained again
 KEEP_VERSIONS = timedelta(hours=1)  # for readers that are in the middle of a search
 BATCH_ROWS = 10_000
@@ -73,7 +73,7 @@ class LanceStore:
     query are looked at, a third of the hits is lost, and if all are, it takes 35 ms to ask of each row whether the
     filter leaves it. So the rows that are left are counted first. Up to 1,000 are compared exactly. Up to 50,000, to
     read the vectors takes 400 ms, since they lie scattered: their codes (`index_codes`) are compared in memory instead,
-    and the best 240 exactly. For more, the vector index looks at all partitions. Codes take 256 bytes per row, read at
+    and the best 400 exactly. For more, the vector index looks at all partitions. Codes take 96 bytes per row, read at
     the first such search and after each write.
 
     Args:
@@ -104,7 +104,8 @@ class LanceStore:
             self.metadata = json.loads(self.table.schema.metadata[b"pir"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is no index ({error}): make one with pir index.") from error
-        if "code" not in self.table.schema.names:
+        code_type = self.table.schema.field("code").type if "code" in self.table.schema.names else None
+        if code_type is None or code_type.byte_width != CODE_BYTES:
             raise ValueError(f"{path} was made by an older version of this package: make a new index with pir index.")
 
     @classmethod

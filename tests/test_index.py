@@ -493,15 +493,17 @@ def test_codes_differ_by_the_angle_and_are_the_same_for_ever():
     differences = np.bitwise_count(codes ^ codes[0]).sum(axis=1) / NUM_BITS
     np.testing.assert_allclose(differences, angles / np.pi, atol=0.04)
     assert (
-        codes[1, :8].tobytes().hex() == "da7e96bf0d9012c2"
+        codes[1, :8].tobytes().hex() == "ba0de3a61f190071"
     )  # they are stored: another numpy must not draw other planes
 
 
-def test_index_without_codes_is_refused(tmp_path):
+@pytest.mark.parametrize("code_bytes", [None, 8])
+def test_index_without_codes_or_with_others_is_refused(tmp_path, code_bytes):
     import lancedb
     import pyarrow as pa
 
-    schema = pa.schema([pa.field("row", pa.string())], metadata={"pir": "{}"})
+    fields = [pa.field("row", pa.string())] + ([pa.field("code", pa.binary(code_bytes))] if code_bytes else [])
+    schema = pa.schema(fields, metadata={"pir": "{}"})
     lancedb.connect(str(tmp_path)).create_table(index_lance.TABLE, schema=schema)
     with pytest.raises(ValueError, match="older version of this package: make a new index with pir index"):
         PIRIndex.open(tmp_path)
