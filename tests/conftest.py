@@ -101,6 +101,13 @@ def build_tiny_config(**overrides):
     return PIRConfig(**fields | overrides)
 
 
+def model_fields(config):
+    """What a run's YAML says of a model, from its configuration."""
+    towers = ("vision_config", "text_config", "instruction_config")
+    fields = config.to_diff_dict()
+    return {key: fields[key] for key in (*towers, "projection_dim", "num_attention_heads", "feedforward_dim")}
+
+
 @pytest.fixture
 def tiny_config():
     """See `build_tiny_config`; a fresh one for each test, free to be changed."""

@@ -22,7 +22,7 @@ from training.benchmark_plain import (
 def test_the_plain_way_gives_the_embeddings_of_ours(overrides, tiny_processor, tiny_images, tiny_captions):
     plain, ours = build_models(build_tiny_config(**overrides), "cpu")
     plain.eval(), ours.eval()
-    texts = [captions[0] for captions in tiny_captions]
+    texts = [captions[number] for number, captions in enumerate(tiny_captions)]  # of unlike length: there is padding
     inputs = tiny_processor(images=tiny_images, text=texts, return_tensors="pt")
     with torch.no_grad():
         images = F.normalize(ours.get_image_features(inputs["pixel_values"]).pooler_output, dim=-1)

@@ -15,7 +15,7 @@ from PIL import Image
 from modeling_pir import PIRModel, index_lance
 from modeling_pir.embed import embed_images, embed_texts
 from modeling_pir.index import PIRIndex
-from modeling_pir.index_codes import NUM_BITS, encode, nearest_codes
+from modeling_pir.index_codes import nearest_codes
 from modeling_pir.index_exact import ExactStore
 from modeling_pir.index_export import wkb
 from modeling_pir.index_files import ChipOptions, Scan, embed_files, make_row
@@ -484,17 +484,6 @@ def test_filter_that_leaves_thousands_compares_codes_and_sees_every_write(large_
     assert similarities == sorted(similarities, reverse=True)
     num_left = large_store.count(where)
     assert 1000 < num_left < 1500 and compared == [num_left, num_left + 1, num_left + 1, num_left]
-
-
-def test_codes_differ_by_the_angle_and_are_the_same_for_ever():
-    angles = np.linspace(0, np.pi, 7)
-    vectors = np.stack([np.cos(angles), np.sin(angles), *np.zeros((30, 7))], axis=1).astype(np.float32)
-    codes = encode(vectors)
-    differences = np.bitwise_count(codes ^ codes[0]).sum(axis=1) / NUM_BITS
-    np.testing.assert_allclose(differences, angles / np.pi, atol=0.04)
-    assert (
-        codes[1, :8].tobytes().hex() == "ba0de3a61f190071"
-    )  # they are stored: another numpy must not draw other planes
 
 
 @pytest.mark.parametrize("code_bytes", [None, 8])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import model_fields
 from safetensors.torch import load_file
 
 from training import train as train_module
@@ -18,9 +19,7 @@ NUM_KILLS = 10
 
 
 def make_config(tiny_dataset, tiny_config, output_dir):
-    model = tiny_config.to_diff_dict()
-    towers = ("vision_config", "text_config", "instruction_config")
-    model = {key: model[key] for key in (*towers, "projection_dim", "num_attention_heads", "feedforward_dim")}
+    model = model_fields(tiny_config)
     return TrainConfig(
         output_dir=str(output_dir), data=str(tiny_dataset), model=model, vocab_size=200, captions_per_image=2,
         epochs=10, batch_size=2, learning_rate=1e-3, log_every=1, evaluation_batch_size=4, evaluate_every=2,

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from conftest import model_fields
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -20,8 +21,7 @@ from training.record import describe_prior
 
 @pytest.fixture
 def recipe(tiny_dataset, tiny_config, tmp_path):
-    model = {key: value for key, value in tiny_config.to_diff_dict().items() if key.endswith("_config")}
-    model |= {"projection_dim": 16, "num_attention_heads": 2, "feedforward_dim": 32}
+    model = model_fields(tiny_config)
 
     def make(**fields):
         settings = {"output_dir": str(tmp_path / "tower"), "data": str(tiny_dataset), "model": model, "batch_size": 2}

@@ -162,9 +162,18 @@ def test_card_tells_protocol_costs_and_origin_of_the_run(run):
     [
         ({"precision": "float32", "processes": 1}, "python -m training.train --config config.yaml"),
         (
-            {"precision": "bfloat16 autocast", "processes": 2},
-            "accelerate launch --num_processes 2 --mixed_precision bf16 --cpu --num_cpu_threads_per_process 3 "
+            {"precision": "bfloat16 autocast", "processes": 1},
+            "accelerate launch --cpu --mixed_precision bf16 --num_cpu_threads_per_process 3 "
             "-m training.train --config config.yaml",
+        ),
+        (
+            {"precision": "float32", "processes": 2},
+            "ACCELERATE_USE_CPU=true ACCELERATE_MIXED_PRECISION=no OMP_NUM_THREADS=3 torchrun --standalone "
+            "--nproc_per_node 2 -m training.train --config config.yaml",
+        ),
+        (
+            {"precision": "bfloat16 autocast", "processes": 8, "device": "NVIDIA H100"},
+            "accelerate launch --num_processes 8 --mixed_precision bf16 -m training.train --config config.yaml",
         ),
     ],
 )

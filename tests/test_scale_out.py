@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from conftest import model_fields
 from safetensors.torch import load_file
 
 from training.config import TrainConfig, save_config
@@ -33,9 +34,7 @@ def launch(config, folder, num_processes, script=("-m", "training.train"), timeo
 
 
 def make_config(tiny_dataset, tiny_config, output_dir):
-    model = tiny_config.to_diff_dict()
-    towers = ("vision_config", "text_config", "instruction_config")
-    model = {key: model[key] for key in (*towers, "projection_dim", "num_attention_heads", "feedforward_dim")}
+    model = model_fields(tiny_config)
     model = yaml.safe_load(yaml.safe_dump(model)) | {"dropout": 0.0}
     model["text_config"] |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     model["vision_config"] |= {"drop_path_rate": 0.0}

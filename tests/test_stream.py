@@ -7,7 +7,7 @@ from itertools import islice
 
 import pytest
 import torch
-from conftest import SCENES, captions_of, draw_scene
+from conftest import SCENES, captions_of, draw_scene, model_fields
 from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageFeature
 from safetensors.torch import load_file
@@ -187,9 +187,7 @@ def streamed_run(shards, tiny_config, tiny_tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(train_module, "finish_run", lambda *_: None)
 
     def make(name="run", **fields):
-        model = tiny_config.to_diff_dict()
-        towers = ("vision_config", "text_config", "instruction_config")
-        model = {key: model[key] for key in (*towers, "projection_dim", "num_attention_heads", "feedforward_dim")}
+        model = model_fields(tiny_config)
         settings = {
             "output_dir": str(tmp_path / name),
             "data": str(shards),

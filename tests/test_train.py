@@ -9,6 +9,7 @@ import time
 import pytest
 import torch
 import yaml
+from conftest import model_fields
 from safetensors.torch import load_file
 
 from modeling_pir import PIRModel, PIRProcessor
@@ -24,9 +25,7 @@ def tiny_run(tiny_dataset, tiny_config, tmp_path):
     """Configuration of a run of 2 epochs with 2 steps each."""
 
     def make(name="run", **fields):
-        model = tiny_config.to_diff_dict()
-        towers = ("vision_config", "text_config", "instruction_config")
-        model = {key: model[key] for key in (*towers, "projection_dim", "num_attention_heads", "feedforward_dim")}
+        model = model_fields(tiny_config)
         settings = {
             "output_dir": str(tmp_path / name),
             "data": str(tiny_dataset),

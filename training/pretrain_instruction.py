@@ -32,7 +32,6 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from modeling_pir import PIRModel
 from modeling_pir.convert_backbones import whole_folder
 from modeling_pir.images import IMAGE_SUFFIXES
 from modeling_pir.modeling_pir import tower_width
@@ -316,27 +315,6 @@ def describe_facts(facts: dict[str, Any]) -> str:
     else:
         words += " None of its training images was found in the retrieval test split."
     return words
-
-
-def pretrain_instruction(
-    model: PIRModel,
-    train_items: TrainItems,
-    validation_items: TrainItems,
-    collate: SceneCollator,
-    scenes: Sequence[str],
-    config: TrainConfig,
-    accelerator: Accelerator,
-) -> dict[str, float]:
-    """Train a model's instruction encoder within a run, see [`train_on_scenes`]; it is frozen again afterwards.
-
-    Training on the scenes of the run's own training split leaks nothing of the test split.
-    """
-    measured = train_on_scenes(
-        model.instruction_model, train_items, validation_items, collate, scenes, config, accelerator
-    )
-    model.tie_weights()
-    model.train(model.training)
-    return {name: measured[name] for name in ("scene_accuracy", "scene_loss", "seconds")}
 
 
 def main(arguments: list[str] | None = None) -> None:

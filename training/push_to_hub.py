@@ -212,12 +212,18 @@ def launch_command(environment: dict[str, Any]) -> str:
     precision = environment["precision"]
     short = {"bfloat16 autocast": "bf16", "float16 autocast": "fp16", "float32": None}.get(precision, precision)
     processes = environment["processes"]
+    run = "-m training.train --config config.yaml"
     if short is None and processes == 1:
-        return "python -m training.train --config config.yaml"
-    options = f"--num_processes {processes} --mixed_precision {short or 'no'}"
-    if " CPU" in environment["device"]:  # else accelerate gives a CPU process one thread
-        options += f" --cpu --num_cpu_threads_per_process {environment['torch_threads']}"
-    return f"accelerate launch {options} -m training.train --config config.yaml"
+        return f"python {run}"
+    precision = f"--mixed_precision {short or 'no'}"
+    if " CPU" not in environment["device"]:
+        return f"accelerate launch --num_processes {processes} {precision} {run}"
+    threads = environment["torch_threads"]
+    if processes == 1:  # without the number accelerate gives a CPU process one thread
+        return f"accelerate launch --cpu {precision} --num_cpu_threads_per_process {threads} {run}"
+    # accelerate's launcher would start a single CPU process, however many it is asked for.
+    variables = f"ACCELERATE_USE_CPU=true ACCELERATE_MIXED_PRECISION={short or 'no'} OMP_NUM_THREADS={threads}"
+    return f"{variables} torchrun --standalone --nproc_per_node {processes} {run}"
 
 
 def model_card(run: Run, repo_id: str) -> ModelCard:

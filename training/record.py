@@ -122,7 +122,7 @@ def finish_run(
         config: of the run; its folder holds environment.json, metrics.jsonl and best/.
         splits: name to rows.
         best: the validation record of the epoch that was kept in best/.
-        prior: what `pretrain_instruction` measured, or None.
+        prior: what `train_on_scenes` measured, or None.
         seconds: since the start of the run.
 
     Returns:
@@ -330,7 +330,7 @@ def _training_section(config: TrainConfig, model: PIRModel, facts: dict[str, Any
     lines = [
         f"PIR with {millions[0]:.1f} M parameters ({millions[1]:.1f} M trained), from {start}.",
         f"Data: {source}; {_count_words(split)}.",
-        f"{config.epochs} epochs in batches of {config.batch_size * facts['processes']}, AdamW at a peak learning rate "
+        f"{config.epochs} epochs in batches of {config.batch_size}, AdamW at a peak learning rate "
         f"of {config.learning_rate:g}, {config.schedule} schedule, seed {config.seed}; all settings are in "
         "[config.yaml](config.yaml).",
     ]

@@ -47,7 +47,7 @@ from training.data import TrainCollator, TrainItems, load_image_captions, scene_
 from training.evaluate import evaluate_split
 from training.grad_cache import cached_backward, joint_losses
 from training.optim import parameter_groups, warmup_then_decay
-from training.pretrain_instruction import SceneCollator, pretrain_instruction
+from training.pretrain_instruction import SceneCollator, train_on_scenes
 from training.raw_temperatures import train_raw_temperatures
 from training.record import environment, finish_run, split_facts
 from training.sharding import prepare_sharding, whole_model
@@ -409,7 +409,11 @@ def prepare_instruction(
     items = make_items(splits["train"], scenes, config, processor, captions_per_image=1)
     validation_items = make_items(splits["validation"], scenes, config, processor, captions_per_image=1, augment=False)
     collate = SceneCollator(processor.image_processor)
-    return pretrain_instruction(model, items, validation_items, collate, scenes, config, accelerator)
+    tower = model.instruction_model
+    measured = train_on_scenes(tower, items, validation_items, collate, scenes, config, accelerator)
+    model.tie_weights()  # frozen again
+    model.train(model.training)
+    return {name: measured[name] for name in ("scene_accuracy", "scene_loss", "seconds")}
 
 
 def scalars(losses: object, grad_norm: torch.Tensor | None, scheduler: object, model: PIRModel) -> dict[str, float]:
