@@ -177,11 +177,19 @@ def check_loss(loss: torch.Tensor, step: int, output_dir: Path) -> None:
         )
 
 
-def save(folder: Path, model: PIRModel, processor: PIRProcessor) -> None:
-    """Write a `from_pretrained` folder, whole or not at all."""
+def save(folder: Path, model: PIRModel, processor: PIRProcessor, save_dtype: str) -> None:
+    """Write a `from_pretrained` folder, whole or not at all.
+
+    Matrices are stored in `save_dtype`, vectors and statistics of norms in float32: they weigh nothing, and rounding
+    them costs most. config.json still says float32, in which `from_pretrained` then computes.
+    """
 
     def write(partial: Path) -> None:
-        without_adapters(model).save_pretrained(partial)
+        plain = without_adapters(model)
+        matrices = {name for name, parameter in plain.named_parameters() if parameter.dim() > 1}
+        dtype = getattr(torch, save_dtype)
+        state = {name: value.to(dtype) if name in matrices else value for name, value in plain.state_dict().items()}
+        plain.save_pretrained(partial, state_dict=state)
         processor.save_pretrained(partial)
 
     write_folder(folder, write)
@@ -379,7 +387,7 @@ def close_epoch(
 ) -> None:
     """Save the model as last/, evaluate it on validation and keep it as best/ if it is; updates `state`."""
     output_dir = Path(config.output_dir)
-    save(output_dir / "last", model, processor)
+    save(output_dir / "last", model, processor, config.save_dtype)
     if (epoch + 1) % config.evaluate_every and epoch + 1 != config.epochs:
         return
     metrics = evaluate_split(model, processor, validation, config.evaluation_batch_size)
@@ -388,7 +396,7 @@ def close_epoch(
     tqdm.write(f"epoch {epoch}: validation mR {metrics['mR']:.2f}")
     if state["best"] is None or metrics["mR"] > state["best"]["mR"]:
         state["best"] = record
-        save(output_dir / "best", model, processor)
+        save(output_dir / "best", model, processor, config.save_dtype)
 
 
 def prepare_instruction(
