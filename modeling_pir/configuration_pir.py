@@ -50,6 +50,8 @@ class PIRConfig(PreTrainedConfig):
         num_instruction_layers: layers of VIR (the paper's L_s). 0: no VIR and no instruction tower.
         num_cycles: cycles of LCA (the paper's L_t). 0: no LCA. With both 0 the model is the paper's VSE baseline.
         filter_size: tokens VIR keeps of the 1 + patches it sees, the most believed ones.
+        soft_belief: the kept tokens are weighed by their scores, so that the gradient reaches the belief, which in the
+            paper and the official code it never does. Ours.
         use_instruction: False runs VIR's layers over all tokens without a prior: the paper's "VSE + TEL" row. No
             instruction tower is built then, and `filter_size` is not used.
         norm_style: "post", LN(x + f(x)), as the official code; "branch", x + LN(f(x)), as the paper's equations.
@@ -96,6 +98,7 @@ class PIRConfig(PreTrainedConfig):
     num_instruction_layers: int = 2
     num_cycles: int = 3
     filter_size: int = 40
+    soft_belief: bool = False
     use_instruction: bool = True
     norm_style: Literal["post", "branch"] = "post"
     mask_padding: bool = True

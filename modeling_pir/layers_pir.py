@@ -186,12 +186,17 @@ class VIR(nn.Module):
     training the rows share one dropout mask on the attention map, where the official code draws one each.
 
     As in the official code no gradient reaches the belief: sorting reads only its order. The instruction's projection
-    learns through the queries alone.
+    learns through the queries alone. With `soft_belief` (ours) each kept token is multiplied by
+
+    filter_size * softmax(V r / sqrt(dim)) over the kept tokens,
+
+    1 on average, and the gradient reaches the belief. The root keeps long vectors from putting all weight on one token.
     """
 
     def __init__(self, config: PIRConfig) -> None:
         super().__init__()
         self.filter_size = config.filter_size
+        self.soft_belief = config.soft_belief
         self.layers = nn.ModuleList(PIRTransformerEncoderLayer(config) for _ in range(config.num_instruction_layers))
         self.head = nn.Linear(config.projection_dim, config.projection_dim)
 
@@ -221,7 +226,11 @@ class VIR(nn.Module):
         belief_scores = F.softmax(scores, dim=-1, dtype=torch.float32)
         # Scores, not probabilities, are ranked: the order is the same, and far tokens' probabilities tie at 0.
         filtered_indices = scores.topk(self.filter_size, dim=-1).indices
-        filtered_tokens = image_tokens.gather(1, filtered_indices[:, :, None].expand(-1, -1, image_tokens.shape[-1]))
+        dim = image_tokens.shape[-1]
+        filtered_tokens = image_tokens.gather(1, filtered_indices[:, :, None].expand(-1, -1, dim))
+        if self.soft_belief:
+            weights = self.filter_size * F.softmax(scores.gather(1, filtered_indices) * dim**-0.5, dim=-1)
+            filtered_tokens = filtered_tokens * weights[:, :, None].to(filtered_tokens.dtype)
         return filtered_tokens, belief_scores, filtered_indices
 
     def forward(

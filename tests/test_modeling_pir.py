@@ -332,6 +332,25 @@ def test_vir_is_its_formula_the_long_way(tiny_config):
         assert_close(local_features[row], vir.head(features)[0, 0])
 
 
+def test_a_soft_belief_weighs_the_kept_tokens_and_learns(tiny_config):
+    tiny_config.soft_belief = True
+    vir = VIR(tiny_config).eval()
+    tokens, instruction = torch.randn(3, TOKENS, 16), torch.randn(3, 16, requires_grad=True)
+    filtered_tokens, _, filtered_indices = vir.filter(tokens, instruction)
+    scores = (tokens * instruction[:, None]).sum(-1)
+    for row in range(3):
+        kept = filtered_indices[row]
+        shares = (scores[row, kept] / 4).softmax(dim=0)  # 4 is the root of the width
+        assert_close(filtered_tokens[row], tokens[row, kept] * 40 * shares[:, None])
+    filtered_tokens.square().sum().backward()
+    assert instruction.grad.abs().min() > 0
+
+
+def test_a_hard_belief_takes_no_gradient(tiny_config):
+    tokens, instruction = torch.randn(3, TOKENS, 16), torch.randn(3, 16, requires_grad=True)
+    assert not VIR(tiny_config).filter(tokens, instruction)[0].requires_grad
+
+
 @pytest.mark.parametrize("padded", [False, True])
 def test_lca_is_its_formula_the_long_way(tiny_config, padded):
     lca = LCA(tiny_config).eval()

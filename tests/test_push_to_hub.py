@@ -70,6 +70,38 @@ def test_hash_of_one_file_is_the_hash_the_hub_shows(hub, run):
     assert hub.blobs[weights_hash(run / "best")] == (run / "best" / "model.safetensors").read_bytes()
 
 
+def test_a_kept_folder_loads_and_is_published_as_the_run_would_be(hub, run, tmp_path):
+    kept = tmp_path / "kept"
+    main(["--model", str(run), "--repo", REPO, "--output-dir", str(kept)])
+    PIRModel.from_pretrained(kept)
+    push_to_hub(run, REPO)
+    whole = files_of(hub)
+    push_to_hub(kept, REPO)
+    assert set(whole) - set(files_of(hub)) <= {"gallery.png", "belief.png"}
+    same = set(whole) & set(files_of(hub)) - {"README.md", "metrics.json"}
+    assert all(files_of(hub)[name] == whole[name] for name in same)
+    assert json.loads(files_of(hub)["metrics.json"]) == json.loads(whole["metrics.json"])
+
+
+def test_a_kept_folder_names_no_folder_of_this_machine_and_shows_no_image_of_the_data(
+    tiny_model, tiny_processor, tmp_path
+):
+    run = write_run(tmp_path / "run", tiny_model, tiny_processor, init_vision=str(tmp_path / "towers" / "scenes"))
+    main(["--model", str(run), "--repo", REPO, "--output-dir", str(tmp_path / "kept")])
+    files = tree(tmp_path / "kept")
+    assert not any(str(tmp_path).encode() in content for content in files.values())
+    assert {name for name in files if name.endswith(".png")} == {"curves.png"}
+    assert load_run(tmp_path / "kept").config.init_vision == "scenes"
+
+
+def test_a_kept_folder_with_other_weights_is_refused(run, tmp_path, tiny_model):
+    main(["--model", str(run), "--repo", REPO, "--output-dir", str(tmp_path / "kept")])
+    tiny_model.logit_scale.data += 1
+    tiny_model.save_pretrained(tmp_path / "kept")
+    with pytest.raises(ValueError, match="are not of the weights"):
+        load_run(tmp_path / "kept")
+
+
 def test_a_push_is_one_commit_with_everything(hub, run):
     push_to_hub(run, REPO)
     commits = hub.repository("models", REPO).commits

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -12,7 +13,17 @@ from training import sweep as sweep_module
 from training.config import save_config
 from training.evaluate import evaluate_split
 from training.record import METRICS
-from training.sweep import expand, is_finished, seed_difference, split_ranks, summarise, sweep, write_report
+from training.sweep import (
+    expand,
+    is_finished,
+    parse_args,
+    read_rows,
+    seed_difference,
+    split_ranks,
+    summarise,
+    sweep,
+    write_report,
+)
 
 
 @pytest.fixture
@@ -20,8 +31,8 @@ def make_runs(tiny_dataset, tmp_path):
     settings = tmp_path / "config.yaml"
     settings.write_text(f"data: {tiny_dataset}\nbatch_size: 2\nevaluation_batch_size: 4\n")
 
-    def make(seeds=(0, 1), vary=("epochs=1,2",), **overrides):
-        return expand(settings, list(seeds), list(vary), overrides, tmp_path / "sweep")
+    def make(seeds=(0, 1), vary=("epochs=1,2",), rows=None, **overrides):
+        return expand(settings, list(seeds), list(vary), overrides, tmp_path / "sweep", rows)
 
     return make
 
@@ -32,7 +43,7 @@ def trained(monkeypatch, tiny_config, tiny_processor):
     ran = []
     monkeypatch.setattr(sweep_module, "load_image_captions", functools.cache(sweep_module.load_image_captions))
 
-    def fake(run):
+    def fake(run, jobs=1):
         ran.append((run.setting, run.config.seed))
         torch.manual_seed(run.config.seed + 100 * run.config.epochs)
         model = PIRModel(tiny_config).eval()
@@ -89,6 +100,77 @@ def test_nothing_varied_is_one_setting(make_runs):
 def test_bad_settings_are_refused_before_any_run(make_runs, seeds, vary, message):
     with pytest.raises(ValueError, match=message):
         make_runs(seeds=seeds, vary=vary)
+
+
+def test_rows_of_a_file_are_settings_by_name(make_runs, tmp_path):
+    (tmp_path / "rows.yaml").write_text("baseline: {model.num_cycles: 0}\n+ LCA: {model.num_cycles: 2, epochs: 3}\n")
+    runs = make_runs(vary=[], rows=read_rows(tmp_path / "rows.yaml"))
+    assert [run.setting for run in runs] == ["baseline", "baseline", "+ LCA", "+ LCA"]
+    assert [(run.config.model["num_cycles"], run.config.epochs) for run in runs[1:3]] == [(0, 50), (2, 3)]
+    assert len({run.folder for run in runs}) == 4
+
+
+def test_the_shipped_ablations_are_rows_that_build(tmp_path):
+    configs = sweep_module.Path(sweep_module.__file__).parent / "configs"
+    rows = read_rows(configs / "ablation_rows.yaml")
+    assert next(iter(rows)) == "VSE baseline"
+    for name in ("rsicd", "ucm"):
+        runs = expand(configs / f"ablation_{name}.yaml", [0, 1, 2], [], {}, tmp_path, rows)
+        assert len(runs) == 3 * len(rows) and len({run.config.epochs for run in runs}) == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "vary", "message"),
+    [
+        ({"a": {"epochs": 1}}, ["epochs=1"], "--rows and --vary both"),
+        ({"a": {"seed": 1}}, [], "Row 'a': seed is set already"),
+        ({"a": {"evaluation_batch_size": 1}}, [], "Row 'a': evaluation_batch_size is set already"),
+        ({"a": {"epoch": 1}}, [], "There is no configuration field 'epoch'"),
+        ({"a+": {}, "a-": {"epochs": 1}, "a*": {"epochs": 2}}, [], "Two rows share a folder"),
+    ],
+)
+def test_bad_rows_are_refused_before_any_run(make_runs, rows, vary, message):
+    with pytest.raises(ValueError, match=message):
+        make_runs(vary=vary, rows=rows, evaluation_batch_size=4)
+
+
+@pytest.mark.parametrize("text", ["", "- a", "a: 3"])
+def test_a_file_without_rows_says_what_it_needs(tmp_path, text):
+    (tmp_path / "rows.yaml").write_text(text)
+    with pytest.raises(ValueError, match="has to map names of rows to fields"):
+        read_rows(tmp_path / "rows.yaml")
+
+
+def test_jobs_run_side_by_side_and_share_the_cores(make_runs, trained, tmp_path, monkeypatch):
+    train_alone, both, counts = sweep_module.run_training, threading.Barrier(2, timeout=20), []
+
+    def wait_for_the_other(run, jobs):
+        both.wait()
+        counts.append(jobs)
+        train_alone(run)
+
+    monkeypatch.setattr(sweep_module, "run_training", wait_for_the_other)
+    sweep(make_runs(), tmp_path / "sweep", jobs=2)
+    assert len(trained) == 4 and counts == [2] * 4
+
+
+def test_after_a_failure_no_further_run_is_started(make_runs, tmp_path, monkeypatch):
+    started = []
+
+    def fail(run, jobs):
+        started.append(run)
+        raise ValueError("it failed")
+
+    monkeypatch.setattr(sweep_module, "run_training", fail)
+    with pytest.raises(ValueError, match="it failed"):
+        sweep(make_runs(seeds=range(20)), tmp_path / "sweep", jobs=1)
+    assert len(started) < 40
+
+
+def test_no_jobs_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        parse_args(["--config", "c.yaml", "--seeds", "0", "--jobs", "0"])
+    assert "--jobs is 0" in capsys.readouterr().err
 
 
 def test_finished_runs_are_not_run_again(make_runs, trained, tmp_path):

@@ -68,8 +68,8 @@ class TrainConfig:
         max_grad_norm: gradient norm that is clipped to; 0 turns clipping off.
         evaluate_every: epochs between evaluations on validation.
         evaluation_batch_size: images or texts encoded at once.
-        save_dtype: "float32", or "bfloat16" or "float16" for best/ and last/ of half the size; the test result is that of
-            the stored weights.
+        save_dtype: "float32", or "bfloat16" or "float16" for best/ and last/ of half the size; the test result is that
+            of the stored weights.
         checkpoint_every: steps between checkpoints within an epoch; 0 for one at the end of each epoch alone.
         seed: of weights, order, augmentation and dropout.
         num_workers: loader processes; 0 loads in the training process.

@@ -12,7 +12,6 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
 from transformers import AutoTokenizer, BertModel, BertTokenizer, PreTrainedTokenizerBase
 
 from modeling_pir import PIRProcessor

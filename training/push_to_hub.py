@@ -2,6 +2,8 @@
 
     python -m training.push_to_hub --model runs/sample --repo org/pir-sample --dry-run   # shows it, uploads nothing
     python -m training.push_to_hub --model runs/sample --repo org/pir-sample
+    python -m training.push_to_hub --model runs/sample --repo org/pir-sample --output-dir kept   # a folder, no upload
+    python -m training.push_to_hub --model kept --repo org/other                                 # published from there
 
 A run without metrics, with metrics of other weights or made from uncommitted code is refused. The card is filled from
 hub_configs/pir-DATA/README.md where the data set has one, else from hub_configs/model_card.md.
@@ -14,6 +16,7 @@ import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from modeling_pir import PIRConfig, PIRModel, PIRProcessor
+from modeling_pir.convert_backbones import whole_folder
 from modeling_pir.hub import check_model_folder, check_repo_id, upload, weights_hash, write_hub_folder
 from training.config import TrainConfig, load_config
 from training.known import NAMES, known_dataset
@@ -30,13 +34,14 @@ from training.record import METRICS, describe_objects
 
 CARDS = Path(__file__).parents[1] / "hub_configs"
 PICTURES = ("gallery.png", "belief.png", "curves.png")
+OWN_PICTURES = ("curves.png",)  # those that show no image of the data set, whose licence may not allow a copy
 LICENSE = "apache-2.0"  # of the code and the weights
 DIRECTIONS = {"i2t": "image to text", "t2i": "text to image"}
 
 
 @dataclasses.dataclass
 class Run:
-    """A finished run folder.
+    """A finished run folder, or what `--output-dir` kept of one.
 
     Attributes:
         folder: of the run.
@@ -53,7 +58,7 @@ class Run:
     @property
     def model_folder(self) -> Path:
         """The best model and its processor."""
-        return self.folder / "best"
+        return self.folder if (self.folder / "config.json").is_file() else self.folder / "best"
 
 
 def load_run(folder: str | Path) -> Run:
@@ -69,20 +74,22 @@ def load_run(folder: str | Path) -> Run:
         ValueError: no run, no metrics, metrics of other weights, uncommitted code, or a model that is not whole.
     """
     folder = Path(folder)
-    if not (folder / "environment.json").is_file() or not (folder / "best").is_dir():
+    has_model = (folder / "best").is_dir() or (folder / "config.json").is_file()
+    if not (folder / "environment.json").is_file() or not has_model:
         raise ValueError(f"{folder} is no run folder with a best model: name one that training.train wrote.")
-    if not (folder / "test.json").is_file():
+    results = folder / ("metrics.json" if (folder / "config.json").is_file() else "test.json")
+    if not results.is_file():
         raise ValueError(f"{folder} has no metrics (test.json): let the training finish, it evaluates at the end.")
     run = Run(
         folder,
         load_config(folder / "config.yaml"),
         json.loads((folder / "environment.json").read_text()),
-        json.loads((folder / "test.json").read_text()),
+        json.loads(results.read_text()),
     )
     check_model_folder(run.model_folder)
     if run.test.get("weights_sha256") != weights_hash(run.model_folder):
         raise ValueError(
-            f"The metrics in {folder / 'test.json'} are not of the weights in {run.model_folder}: publish "
+            f"The metrics in {results} are not of the weights in {run.model_folder}: publish "
             "the folder as the training left it, or train again."
         )
     if run.environment["commit"] is None or run.environment["uncommitted_changes"]:
@@ -226,12 +233,13 @@ def launch_command(environment: dict[str, Any]) -> str:
     return f"{variables} torchrun --standalone --nproc_per_node {processes} {run}"
 
 
-def model_card(run: Run, repo_id: str) -> ModelCard:
+def model_card(run: Run, repo_id: str, pictures: Sequence[str] = PICTURES) -> ModelCard:
     """Write the card of a run.
 
     Args:
         run: a checked run.
         repo_id: where the card will be.
+        pictures: that may be shown; those that the run has are.
 
     Returns:
         The card; every number of its results, recipe and costs is read from the run folder.
@@ -259,7 +267,7 @@ def model_card(run: Run, repo_id: str) -> ModelCard:
         test=run.test,
         rows=result_rows(run.test),
         metric_names=METRICS,
-        pictures=[picture for picture in PICTURES if (run.folder / picture).is_file()],
+        pictures=[picture for picture in pictures if (run.folder / picture).is_file()],
         objects=describe_objects(run.test["objects"]) if "objects" in run.test else None,
         start=", ".join(f"`{source}`" for source in sources) or "random weights",
     )
@@ -276,10 +284,35 @@ def stage(run: Run, repo_id: str, folder: Path) -> None:
     """
     write_hub_folder(run.model_folder, folder)
     model_card(run, repo_id).save(folder / "README.md")
-    shutil.copyfile(run.folder / "test.json", folder / "metrics.json")
+    (folder / "metrics.json").write_text(json.dumps(run.test, indent=2))
     for picture in PICTURES:
         if (run.folder / picture).is_file():
             shutil.copyfile(run.folder / picture, folder / picture)
+
+
+def keep(run: Run, repo_id: str, folder: Path) -> None:
+    """Write a run's model into a folder of its own, from which it loads and can be published later.
+
+    Beside model, processor, card and metrics there are `config.yaml` and `environment.json`, of which a card is made.
+    The model's code is added at publishing, and pictures that show images of the data set stay in the run.
+
+    Args:
+        run: a checked run.
+        repo_id: that the card names.
+        folder: a new folder.
+    """
+    with whole_folder(folder) as partial:
+        for file in sorted(run.model_folder.iterdir()):
+            if file.suffix in (".json", ".safetensors", ".txt", ".jinja"):
+                shutil.copyfile(file, partial / file.name)
+        model_card(run, repo_id, OWN_PICTURES).save(partial / "README.md")
+        for name, facts in (("metrics.json", run.test), ("environment.json", run.environment)):
+            (partial / name).write_text(json.dumps(facts, indent=2) + "\n")
+        values = public_value(dataclasses.asdict(run.config)) | {"adam_betas": list(run.config.adam_betas)}
+        (partial / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+        for picture in OWN_PICTURES:
+            if (run.folder / picture).is_file():
+                shutil.copyfile(run.folder / picture, partial / picture)
 
 
 def push_to_hub(folder: str | Path, repo_id: str, private: bool = False, dry_run: bool = False) -> str:
@@ -315,9 +348,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--model", required=True, metavar="RUN", help="run folder of training.train")
     parser.add_argument("--repo", required=True, help="repository, org/name; it is made where it does not exist")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--output-dir", type=Path, help="keep the model in this folder instead of uploading it")
     parser.add_argument("--dry-run", action="store_true", help="show what would be uploaded, and the card")
     values = parser.parse_args(arguments)
     try:
+        if values.output_dir is not None:
+            check_repo_id(values.repo)
+            keep(load_run(values.model), values.repo, values.output_dir)
+            print(f"{values.output_dir} loads with PIRModel.from_pretrained.")
+            return
         print(push_to_hub(values.model, values.repo, values.private, values.dry_run))
     except ValueError as error:
         sys.exit(f"error: {error}")

@@ -3,9 +3,13 @@
     python -m training.sweep --config training/configs/sample.yaml --seeds 0 1 2 --vary model.num_cycles=0,2
     python -m training.sweep --config training/configs/rsicd_mini.yaml --data FOLDER --seeds 0 1 2 \
         --vary instruction_epochs=0,6 --output-dir runs/prior
+    python -m training.sweep --config training/configs/ablation_ucm.yaml --rows training/configs/ablation_rows.yaml \
+        --data FOLDER --seeds 0 1 2 --jobs 2 --output-dir runs/ablation_ucm
 
-Every run is a folder of training.train. A finished one (test.json is there) is not run again, one that was cut off goes
-on from its last checkpoint: repeat the command after a crash, or with more seeds. Written are sweep.json and sweep.md.
+Settings are the combinations of `--vary`, or the rows of a file, which have names and may change several fields each:
+`+ LCA: {model.num_cycles: 2}`, with names as of `--set`. Every run is a folder of training.train. A finished one (with
+test.json) is not run again, one that was cut off goes on from its last checkpoint: repeat the command after a crash, or
+with more seeds. Written are sweep.json and sweep.md.
 """
 
 import argparse
@@ -14,9 +18,11 @@ import itertools
 import json
 import logging
 import math
+import os
 import statistics
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,16 +70,22 @@ class SweepRun:
 
 
 def expand(
-    path: str | Path, seeds: list[int], vary: list[str], overrides: dict[str, Any], output_dir: Path
+    path: str | Path,
+    seeds: list[int],
+    vary: list[str],
+    overrides: dict[str, Any],
+    output_dir: Path,
+    rows: dict[str, dict[str, Any]] | None = None,
 ) -> list[SweepRun]:
-    """All runs of a sweep: every combination of the varied fields with every seed.
+    """All runs of a sweep: every setting with every seed.
 
     Args:
         path: the configuration's YAML file.
         seeds: of the runs.
-        vary: such as ["model.num_cycles=0,2", "epochs=5,10"]; values are read as YAML.
+        vary: such as ["model.num_cycles=0,2", "epochs=5,10"]; values are read as YAML. Every combination is a setting.
         overrides: fields that are the same in all runs.
         output_dir: of the sweep; a run is in SETTING/seed_SEED below it.
+        rows: settings by name, each with the fields it changes, in place of `vary`.
 
     Returns:
         The runs, setting after setting, each configuration checked.
@@ -83,24 +95,60 @@ def expand(
     """
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"A seed is given twice ({seeds}): two runs of one seed are the same run.")
+    if rows is not None and vary:
+        raise ValueError("--rows and --vary both say what the settings are: give one of them.")
+    taken = {*overrides, "seed", "output_dir"}
+    for setting, fields in (rows or {}).items():
+        if twice := sorted(taken & set(fields)):
+            raise ValueError(f"Row {setting!r}: {twice[0]} is set already; give each field once, seeds with --seeds.")
+    settings = _combinations(vary, taken) if rows is None else rows
+    runs = []
+    for setting, fields in settings.items():
+        for seed in seeds:
+            folder = output_dir / _as_folder(setting) / f"seed_{seed}"
+            values = overrides | fields | {"seed": seed, "output_dir": str(folder)}
+            runs.append(SweepRun(setting, load_config(path, values)))
+    if len({run.folder for run in runs}) < len(runs):
+        raise ValueError(f"Two rows share a folder: {', '.join(settings)} have to differ in letters or digits.")
+    return runs
+
+
+def _combinations(vary: list[str], taken: set[str]) -> dict[str, dict[str, Any]]:
+    """Every combination of the varied fields, by a name that says which."""
     values_of = {}
     for argument in vary:
         name, separator, values = argument.partition("=")
         choices = yaml.safe_load(f"[{values}]")
         if not separator or not choices:
             raise ValueError(f"--vary takes field=value,value, but got {argument!r}.")
-        if name in values_of or name in overrides or name in ("seed", "output_dir"):
+        if name in values_of or name in taken:
             raise ValueError(f"--vary {name}: this field is set already; give each field once, seeds with --seeds.")
         values_of[name] = choices
-    runs = []
+    settings = {}
     for choice in itertools.product(*values_of.values()):
         varied = dict(zip(values_of, choice, strict=True))
-        setting = ", ".join(f"{name}={_as_text(value)}" for name, value in varied.items()) or "as configured"
-        for seed in seeds:
-            folder = output_dir / _as_folder(setting) / f"seed_{seed}"
-            fields = overrides | varied | {"seed": seed, "output_dir": str(folder)}
-            runs.append(SweepRun(setting, load_config(path, fields)))
-    return runs
+        settings[", ".join(f"{name}={_as_text(value)}" for name, value in varied.items()) or "as configured"] = varied
+    return settings
+
+
+def read_rows(path: str | Path) -> dict[str, dict[str, Any]]:
+    """Settings by name.
+
+    Args:
+        path: a YAML mapping of names to mappings of fields.
+
+    Returns:
+        The rows, in the file's order; the first is what the others are compared with.
+
+    Raises:
+        ValueError: there is no such file, or it is something else.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"There is no file {str(path)!r} with the rows of the sweep.")
+    rows = yaml.safe_load(Path(path).read_text())
+    if not isinstance(rows, dict) or not rows or not all(isinstance(fields, dict) for fields in rows.values()):
+        raise ValueError(f"{str(path)!r} has to map names of rows to fields, such as `baseline: {{epochs: 3}}`.")
+    return {str(name): fields for name, fields in rows.items()}
 
 
 def _as_text(value: object) -> str:
@@ -135,11 +183,12 @@ def is_finished(run: SweepRun) -> bool:
     return True
 
 
-def run_training(run: SweepRun) -> None:
+def run_training(run: SweepRun, jobs: int = 1) -> None:
     """Train, or go on, in a process of its own, so that each run starts from the same state and frees its memory.
 
     Args:
         run: to train.
+        jobs: runs at a time, each of which gets its share of the processor's cores.
 
     Raises:
         ValueError: the training failed; what it said is on the terminal.
@@ -150,7 +199,8 @@ def run_training(run: SweepRun) -> None:
     command = [sys.executable, "-m", "training.train", "--config", str(settings)]
     if (run.folder / "environment.json").is_file():  # it was begun
         command.append("--resume")
-    code = subprocess.run(command, cwd=Path(__file__).parents[1], check=False).returncode
+    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} if jobs > 1 else {}
+    code = subprocess.run(command, cwd=Path(__file__).parents[1], env=os.environ | threads, check=False).returncode
     if code:
         raise ValueError(
             f"The run {str(run.folder)!r} failed (exit code {code}): repeat the command when that is mended."
@@ -306,21 +356,32 @@ def _signed(interval: list[float] | None) -> str:
     return "one seed" if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}"
 
 
-def sweep(runs: list[SweepRun], output_dir: Path) -> dict[str, Any]:
+def sweep(runs: list[SweepRun], output_dir: Path, jobs: int = 1) -> dict[str, Any]:
     """Run what is not finished, then write sweep.json and sweep.md.
 
     Args:
         runs: of [`expand`].
         output_dir: of the sweep.
+        jobs: runs at a time; on a CPU two small models of one thread each are done sooner than one after the other.
 
     Returns:
         What is in sweep.json.
     """
     open_runs = [run for run in runs if not is_finished(run)]
     logging.info("%d runs, %d of them finished already.", len(runs), len(runs) - len(open_runs))
-    for number, run in enumerate(open_runs, start=1):
+
+    def start(number: int, run: SweepRun) -> None:
         logging.info("Run %d of %d: %s, seed %d", number, len(open_runs), run.setting, run.config.seed)
-        run_training(run)
+        run_training(run, jobs)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = [pool.submit(start, number, run) for number, run in enumerate(open_runs, start=1)]
+        try:
+            for future in futures:
+                future.result()
+        except ValueError:
+            pool.shutdown(cancel_futures=True)  # those that run are let finish
+            raise
     summary = summarise(runs)
     (output_dir / "sweep.json").write_text(json.dumps(summary, indent=2))
     (output_dir / "sweep.md").write_text(write_report(summary, output_dir.name), encoding="utf-8")
@@ -333,10 +394,15 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--config", required=True, help="YAML file of TrainConfig")
     parser.add_argument("--seeds", type=int, nargs="+", required=True)
     parser.add_argument("--vary", action="append", default=[], metavar="FIELD=A,B", help="repeat for combinations")
+    parser.add_argument("--rows", type=Path, help="YAML file of settings by name, in place of --vary")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="the same in all runs")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default: 1)")
     parser.add_argument("--data", help="data source, as of training.train")
     parser.add_argument("--output-dir", type=Path, default=Path("runs/sweep"))
-    return parser.parse_args(arguments)
+    values = parser.parse_args(arguments)
+    if values.jobs < 1:
+        parser.error(f"--jobs is {values.jobs}, but it has to be at least 1.")
+    return values
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -345,8 +411,9 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
     try:
         overrides = parse_assignments(args.set) | ({"data": args.data} if args.data else {})
-        runs = expand(args.config, args.seeds, args.vary, overrides, args.output_dir)
-        sweep(runs, args.output_dir)
+        rows = read_rows(args.rows) if args.rows else None
+        runs = expand(args.config, args.seeds, args.vary, overrides, args.output_dir, rows)
+        sweep(runs, args.output_dir, args.jobs)
     except (ValueError, ImportError) as error:
         sys.exit(f"error: {error}")
     print((args.output_dir / "sweep.md").read_text(encoding="utf-8"))
