@@ -26,6 +26,7 @@ from transformers.masking_utils import create_bidirectional_mask
 
 from modeling_pir import PIRConfig, PIRModel, PIRProcessor
 from modeling_pir.embed import autocast, embed_texts
+from modeling_pir.modeling_pir import PIROutput
 from training.benchmark import synchronize
 from training.build import build_image_processor, image_side, train_tokenizer
 from training.config import load_config
@@ -102,7 +103,6 @@ def compiled_image_way(model: PIRModel, batch_size: int, device: str) -> Way:
         batch_size: images at once, which the compiled code is made for.
         device: such as "cpu".
     """
-    inductor.freezing = True  # weights are constants: they are laid out, and norms folded in, once
     frozen = copy.deepcopy(model).to(torch.bfloat16).eval()
     embed = torch.compile(lambda pixels: F.normalize(frozen.get_image_features(pixels).pooler_output.float(), dim=-1))
     size = image_side(model.config.vision_config)
@@ -113,7 +113,8 @@ def compiled_image_way(model: PIRModel, batch_size: int, device: str) -> Way:
         with torch.no_grad():
             embed(pixel_values)
 
-    run()  # compiles, in a minute
+    with inductor.patch(freezing=True):  # weights are constants: they are laid out, and norms folded in, once
+        run()  # compiles, in a minute
     return Way(run, batch_size)
 
 
@@ -137,9 +138,18 @@ def text_ways(
 
 
 def training_ways(
-    plain: PIRModel, ours: PIRModel, processor: PIRProcessor, captions: list[list[str]], batch_size: int, device: str
+    plain: PIRModel,
+    ours: PIRModel,
+    processor: PIRProcessor,
+    captions: list[list[str]],
+    batch_size: int,
+    device: str,
+    compiled: bool = False,
 ) -> dict[str, Way]:
-    """Steps of the optimiser on `batch_size` pairs; ours also with two captions for each image."""
+    """Steps of the optimiser on `batch_size` pairs; ours also compiled, and with two captions for each image.
+
+    Compiled is what `accelerate launch --dynamo_backend inductor -m training.train` runs.
+    """
     size = image_side(plain.config.vision_config)
     generator = torch.Generator().manual_seed(0)
     pixel_values = torch.randn(batch_size, 3, size, size, generator=generator).to(device)
@@ -162,7 +172,7 @@ def training_ways(
         image_embeds, text_embeds = plain_image_embeds(plain, pixel_values), plain_text_embeds(plain, padded)
         step(plain, plain.compute_loss(image_embeds, text_embeds, scene_labels=scene_labels).loss)
 
-    def ours_with(captions_per_image: int) -> Way:
+    def ours_with(captions_per_image: int, run_model: Callable[..., PIROutput] = ours) -> Way:
         images = batch_size // captions_per_image
         texts = [
             text for image in order[:images] for text in (captions[image] * captions_per_image)[:captions_per_image]
@@ -172,12 +182,15 @@ def training_ways(
         def run() -> None:
             with autocast(ours, torch.bfloat16):
                 labels = {"scene_labels": scene_labels[:images], "return_loss": True}
-                loss = ours(pixel_values=pixel_values[:images], **inputs, **labels).loss
+                loss = run_model(pixel_values=pixel_values[:images], **inputs, **labels).loss
             step(ours, loss)
 
         return Way(run, images * captions_per_image)
 
     ways = {PLAIN: Way(run_plain, batch_size), OURS: ours_with(1)}
+    if compiled:
+        ways["ours, compiled"] = ours_with(1, torch.compile(ours))
+        ways["ours, compiled"].run()  # compiles
     return ways | {"ours, 2 captions an image": ours_with(2)} if batch_size > 1 else ways
 
 
@@ -240,7 +253,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--split-list", help="see training.train")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--compile", action="store_true", help="also embed images by torch.compile's code")
+    parser.add_argument("--compile", action="store_true", help="also embed images and train by torch.compile's code")
     parser.add_argument("--peak-tflops", type=float, help="matrix peak of the device in bfloat16, for the share of it")
     parser.add_argument("--part", choices=("images", "texts", "training"), nargs="+", default=None)
     args = parser.parse_args(arguments)
@@ -266,7 +279,7 @@ def main(arguments: list[str] | None = None) -> None:
         print_rates("embedding captions", "texts", rates(ways, args.repeats))
     if "training" in parts:
         plain.train(), ours.train()
-        ways = training_ways(plain, ours, processor, captions, args.batch_size, device)
+        ways = training_ways(plain, ours, processor, captions, args.batch_size, device, args.compile)
         found = rates(ways, args.repeats)
         print_rates("training", "pairs", found)
         print_flops(ways, found, args.peak_tflops)
