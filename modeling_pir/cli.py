@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .modeling_pir import PIRModel
     from .processing_pir import PIRProcessor
 
+SHIPPED_MODEL = Path(__file__).parents[1] / "hub_configs" / "pir-mini-rsicd"  # in a checkout; not in a wheel
 MAX_LISTED = 20  # paths that are printed; --json has them all
 SHEET_COLUMNS = 5
 TILE_SIZE = 224  # pixels
@@ -87,7 +89,7 @@ def _add_command(subparsers: Subparsers, name: str, run: object, summary: str, e
 
 def _add_model(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Options that say which model, and where it runs."""
-    default = "" if required else " (default: the one that made the index)"
+    default = "" if required else " (default: the one that made the index; for a new one, that of this checkout)"
     parser.add_argument("--model", required=required, help=f"Hub id or folder of a PIR model{default}")
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     parser.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU if there is one)")
@@ -123,7 +125,10 @@ def _load(args: argparse.Namespace, index: "PIRIndex | None" = None) -> tuple["P
     if name is None and index is not None:
         name, revision = index.metadata["model_id"], index.metadata["revision"]
     if name is None:
-        raise ValueError("No model is named: add --model with a Hub id or a folder.")
+        if not SHIPPED_MODEL.is_dir():
+            raise ValueError("No model is named: add --model with a Hub id or a folder.")
+        print(f"No model is named: the small one of this checkout is used, {SHIPPED_MODEL.name}.", file=sys.stderr)
+        name = str(SHIPPED_MODEL)
     model, processor = load_pretrained(name, revision)
     return model.to(args.device or ("cuda" if torch.cuda.is_available() else "cpu")), processor
 
@@ -512,10 +517,13 @@ def _add_demo(subparsers: Subparsers) -> None:
         subparsers,
         "demo",
         _demo,
-        "search an index on a page in the browser",
-        "pir demo --index archive.lance --port 7860",
+        "search an index, or a folder of images, on a page in the browser",
+        "pir demo /data/images",
     )
-    parser.add_argument("--index", required=True, help="folder, file or address (s3://...) of the index")
+    parser.add_argument(
+        "images", nargs="?", metavar="FOLDER", help="images to index first, for as long as the page runs"
+    )
+    parser.add_argument("--index", help="folder, file or address (s3://...) of an index")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: %(default)s)")
     parser.add_argument("--port", type=int, default=7860, help="(default: %(default)s)")
     _add_model(parser, required=False)
@@ -526,8 +534,21 @@ def _demo(args: argparse.Namespace) -> int:
     from .index import PIRIndex
     from .page import launch
 
-    model, processor = _load(args, PIRIndex.open(args.index))
-    launch(PIRIndex.open(args.index, model, processor), model, processor, args.host, args.port)
+    if (args.images is None) == (args.index is None):
+        raise ValueError("Name either a FOLDER of images or an --index.")
+    if args.images is not None and not os.path.isdir(args.images):
+        raise ValueError(f"{args.images} is no folder: name one with images or scenes in it.")
+    if args.index is not None:
+        model, processor = _load(args, PIRIndex.open(args.index))
+        launch(PIRIndex.open(args.index, model, processor), model, processor, args.host, args.port)
+        return 0
+    model, processor = _load(args)
+    with tempfile.TemporaryDirectory() as folder:
+        index = PIRIndex.create(os.path.join(folder, "images.index"), model, processor)
+        report = index.update(args.images, args.batch_size, progress=True)
+        facts = {"index": args.images, "engine": index.store.kind, "rows": len(index)}
+        print(_index_text(facts | asdict(report)))
+        launch(index, model, processor, args.host, args.port)
     return 0
 
 

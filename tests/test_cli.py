@@ -287,6 +287,28 @@ def test_demo_hands_index_and_model_to_the_page(run, indexed, monkeypatch):
     assert (len(index), index.model is model, host, port) == (4, True, "127.0.0.1", 1234)
 
 
+def test_demo_of_a_folder_indexes_it_with_the_model_of_the_checkout(run, archive, model_folder, monkeypatch, capsys):
+    launched = []
+    monkeypatch.setattr("modeling_pir.cli.SHIPPED_MODEL", Path(model_folder))
+    monkeypatch.setattr("modeling_pir.page.launch", lambda index, *_: launched.append((len(index), index.path)))
+    code, out, errors = run("demo", archive)
+    assert code == 0 and "the small one of this checkout is used" in errors
+    assert "4 rows" in out and "broken.jpg is no image that can be read" in out
+    assert launched[0][0] == 4 and not Path(launched[0][1]).exists()
+
+
+@pytest.mark.parametrize("arguments", [[], ["folder", "--index", "a.lance"]])
+def test_demo_needs_a_folder_or_an_index(run, arguments):
+    code, _, errors = run("demo", *arguments)
+    assert code == 2 and "either a FOLDER of images or an --index" in errors
+
+
+def test_without_a_model_and_a_checkout_it_says_which_option_is_missing(run, archive, tmp_path, monkeypatch):
+    monkeypatch.setattr("modeling_pir.cli.SHIPPED_MODEL", tmp_path / "nothing")
+    code, _, errors = run("demo", archive)
+    assert code == 2 and "No model is named: add --model" in errors
+
+
 def test_convert_hands_over_its_options(run, monkeypatch):
     seen = []
     monkeypatch.setattr("modeling_pir.convert_pir_checkpoint_to_hf.main", lambda: seen.extend(sys.argv))
