@@ -9,6 +9,7 @@ import time
 import pytest
 import torch
 import yaml
+from accelerate.state import AcceleratorState
 from conftest import model_fields
 from safetensors.torch import load_file
 
@@ -18,6 +19,16 @@ from training.checkpoint import Preempted, checkpoints
 from training.config import TrainConfig
 from training.evaluate import evaluate_split
 from training.train import check_loss, load_image_captions, train
+
+
+@pytest.fixture
+def dynamo(monkeypatch):
+    """What `accelerate launch --dynamo_backend eager` says: traced as for compiling, run as it is."""
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "EAGER")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    torch._dynamo.reset()
 
 
 @pytest.fixture
@@ -215,6 +226,26 @@ def test_a_loss_that_is_no_number_names_the_step(tmp_path):
     with pytest.raises(FloatingPointError, match="loss is nan at step 7: training stopped, no epoch was finished"):
         check_loss(torch.tensor(float("nan")), 7, tmp_path)
     check_loss(torch.tensor(1.0), 7, tmp_path)
+
+
+def test_a_compiled_run_trains_saves_and_resumes_as_a_plain_one(tiny_run, request, monkeypatch):
+    plain = tiny_run("plain")
+    train(plain)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    request.getfixturevalue("dynamo")
+    compiled, compile_model = tiny_run("compiled", chunk_size=chunk_size), torch.compile
+    seen, calls = [], iter(range(1, 100))
+    monkeypatch.setattr(
+        torch, "compile", lambda model, **options: seen.append(model) or compile_model(model, **options)
+    )
+    monkeypatch.setattr(train_module, "is_told_to_stop", lambda *_: next(calls) == 1)
+    with pytest.raises(Preempted):
+        train(compiled)
+    train(compiled, resume=True)
+    assert len(seen) == 2
+    left, right = weights(plain), weights(compiled)
+    assert left.keys() == right.keys()
+    assert all(torch.allclose(left[name], right[name], atol=1e-6) for name in left)
 
 
 def test_frozen_parts_and_lora_leave_what_they_should(tiny_run):

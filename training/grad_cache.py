@@ -92,7 +92,7 @@ def cached_backward(
     Returns:
         The losses of the batch, detached.
     """
-    plain = accelerator.unwrap_model(model)
+    plain = accelerator.unwrap_model(model, keep_torch_compile=False)
     chunks = chunks_of(inputs, chunk_size)
     random_states, image_rows, text_rows = [], [], []
     with torch.no_grad():

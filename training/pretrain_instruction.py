@@ -147,7 +147,7 @@ def train_on_scenes(
         progress.set_postfix(epoch=epoch, loss=f"{loss_of_epoch:.3f}")
     progress.close()
     validation = DataLoader(validation_items, config.evaluation_batch_size, collate_fn=collate)
-    confusion = scene_confusion(accelerator.unwrap_model(classifier), validation, len(scenes))
+    confusion = scene_confusion(accelerator.unwrap_model(classifier, keep_torch_compile=False), validation, len(scenes))
     accelerator.free_memory()  # forgets the prepared classifier, so that a model can be prepared whole
     return {
         "scene_accuracy": 100 * confusion.diag().sum().item() / max(confusion.sum().item(), 1),

@@ -67,7 +67,7 @@ def whole_model(accelerator: Accelerator, model: nn.Module, whole: PIRModel | No
         The unwrapped model itself where nothing is sharded; else, on the main process alone, the filled copy.
     """
     if not accelerator.is_fsdp2:
-        return accelerator.unwrap_model(model)
+        return accelerator.unwrap_model(model, keep_torch_compile=False)
     weights = accelerator.get_state_dict(model)
     if whole is not None:
         whole.load_state_dict(weights)

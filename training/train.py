@@ -264,10 +264,11 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
     model, optimizer = accelerator.prepare(model, optimizer)
     loader = loader if config.streaming else accelerator.prepare(loader)
     if config.raw_temperatures:
-        train_raw_temperatures(accelerator.unwrap_model(model), optimizer.optimizer, config.weight_decay)
+        train_raw_temperatures(
+            accelerator.unwrap_model(model, keep_torch_compile=False), optimizer.optimizer, config.weight_decay
+        )
     accelerator.register_for_checkpointing(scheduler)
     accelerator.init_trackers("pir", dataclasses.asdict(config) if config.log_with else None)
-    plain = accelerator.unwrap_model(model)
     state = load_checkpoint(accelerator, output_dir) or NEW_RUN | {"prior": prior}
     keep_records(accelerator, output_dir, state["records"])
     save_checkpoint(accelerator, output_dir, state)
