@@ -233,11 +233,14 @@ def test_a_compiled_run_trains_saves_and_resumes_as_a_plain_one(tiny_run, reques
     train(plain)
     AcceleratorState._reset_state(reset_partial_state=True)
     request.getfixturevalue("dynamo")
-    compiled, compile_model = tiny_run("compiled", chunk_size=chunk_size), torch.compile
+    compiled, compile_model = tiny_run("compiled"), torch.compile
     seen, calls = [], iter(range(1, 100))
-    monkeypatch.setattr(
-        torch, "compile", lambda model, **options: seen.append(model) or compile_model(model, **options)
-    )
+
+    def spy(model, **options):
+        seen.append(model)
+        return compile_model(model, **options)
+
+    monkeypatch.setattr(torch, "compile", spy)
     monkeypatch.setattr(train_module, "is_told_to_stop", lambda *_: next(calls) == 1)
     with pytest.raises(Preempted):
         train(compiled)

@@ -263,10 +263,9 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
     scheduler = warmup_then_decay(optimizer, num_steps, config.warmup_ratio, config.schedule)
     model, optimizer = accelerator.prepare(model, optimizer)
     loader = loader if config.streaming else accelerator.prepare(loader)
+    plain = accelerator.unwrap_model(model, keep_torch_compile=False)
     if config.raw_temperatures:
-        train_raw_temperatures(
-            accelerator.unwrap_model(model, keep_torch_compile=False), optimizer.optimizer, config.weight_decay
-        )
+        train_raw_temperatures(plain, optimizer.optimizer, config.weight_decay)
     accelerator.register_for_checkpointing(scheduler)
     accelerator.init_trackers("pir", dataclasses.asdict(config) if config.log_with else None)
     state = load_checkpoint(accelerator, output_dir) or NEW_RUN | {"prior": prior}
