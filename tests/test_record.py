@@ -41,6 +41,11 @@ def splits(rows):
 BEST = {"epoch": 1, "step": 8, "split": "validation"} | {name: 50.0 + number for number, name in enumerate(METRICS)}
 
 
+def state_of(prior, seconds):
+    """The end of a run that waited for its loader for a tenth of its steps."""
+    return {"best": BEST, "prior": prior, "seconds": seconds, "seconds_waiting": 1.0, "seconds_in_steps": 9.0}
+
+
 @pytest.fixture
 def run(tmp_path, splits, tiny_model, tiny_processor):
     """A run folder as `train` leaves it to `finish_run`."""
@@ -130,7 +135,7 @@ def test_test_split_is_read_once_and_with_the_saved_weights(run, splits, tiny_mo
         return embed_split(model, processor, rows, *arguments)
 
     monkeypatch.setattr(record, "embed_split", counted)
-    test = finish_run(run, splits, BEST, None, 60.0)
+    test = finish_run(run, splits, state_of(None, 60.0))
     assert reads == [splits["test"]]
     expected = evaluate_split(tiny_model, tiny_processor, splits["test"], 3)
     assert {name: test[name] for name in METRICS} == pytest.approx(expected)
@@ -140,14 +145,14 @@ def test_test_split_is_read_once_and_with_the_saved_weights(run, splits, tiny_mo
 
 @pytest.mark.usefixtures("no_pictures")
 def test_report_has_the_numbers_of_test_json(run, splits):
-    finish_run(run, splits, BEST, PRIOR, 90.0)
+    finish_run(run, splits, state_of(PRIOR, 90.0))
     folder = record.Path(run.output_dir)
     report, test = (folder / "report.md").read_text(), json.loads((folder / "test.json").read_text())
     assert table_row(report, "**test**") == [round(test[name], 2) for name in METRICS]
     assert table_row(report, "test, chance") == [round(test["chance"][name], 2) for name in METRICS]
     assert table_row(report, "validation, epoch 2") == [BEST[name] for name in METRICS]
     assert "87.5 % right on validation" in report
-    assert "1.5 minutes" in report
+    assert "1.5 minutes" in report and "waiting for the loader: 10.0% of the time of the steps" in report
     assert f"{test['peak_memory_gib']:.2f} GiB" in report
     assert f"kept {test['objects']['keep_ratio']:.2f} times as often" in report
     assert "drawn by code" in report  # data: sample
@@ -162,7 +167,7 @@ def test_a_fine_tuned_run_has_before_and_after_in_one_table(
     for part in (start, tiny_processor):
         part.save_pretrained(tmp_path / "start")
     run.init_from = str(tmp_path / "start")
-    test = finish_run(run, splits, BEST, None, 1.0)
+    test = finish_run(run, splits, state_of(None, 1.0))
     expected = evaluate_split(start, tiny_processor, splits["test"], 3)
     assert test["before"] == pytest.approx(expected) and test["before"]["mR"] != test["mR"]
     report = (tmp_path / "runs" / "tiny" / "report.md").read_text()
@@ -171,7 +176,7 @@ def test_a_fine_tuned_run_has_before_and_after_in_one_table(
 
 
 def test_report_shows_pictures_that_exist_and_loads_the_model_as_it_says(run, splits):
-    finish_run(run, splits, BEST, None, 90.0)
+    finish_run(run, splits, state_of(None, 90.0))
     folder = record.Path(run.output_dir)
     report = (folder / "report.md").read_text()
     pictures = re.findall(r"!\[.*\]\((.*)\)", report)
@@ -188,7 +193,7 @@ def test_report_names_shared_captions(run, splits, rows):
     splits["test"] = rows.remove_columns("captions").add_column("captions", captions)
     facts = environment(Accelerator(), splits)
     (record.Path(run.output_dir) / "environment.json").write_text(json.dumps(facts))
-    finish_run(run, splits, BEST, None, 90.0)
+    finish_run(run, splits, state_of(None, 90.0))
     report = (record.Path(run.output_dir) / "report.md").read_text()
     assert "6 captions (2 of them are, word for word, captions of another image, too)" in report
 
@@ -199,7 +204,7 @@ def test_belief_picture_shows_images_with_boxes_and_the_measure(run, splits, tin
     monkeypatch.setattr(
         record, "belief_picture", lambda _model, _processor, *arguments: drawn.update(enumerate(arguments))
     )
-    finish_run(run, splits, BEST, None, 90.0)
+    finish_run(run, splits, state_of(None, 90.0))
     images, titles, path, boxes, caption = drawn.values()
     order = [[captions[0] for captions in splits["test"]["captions"]].index(title) for title in titles]
     assert sorted(order) == [0, 2, 3]  # image 1 has no boxes
@@ -213,7 +218,7 @@ def test_belief_picture_shows_images_with_boxes_and_the_measure(run, splits, tin
 def test_a_model_without_instruction_gets_a_report_without_belief(tmp_path, splits, tiny_config, tiny_processor):
     model = PIRModel(PIRConfig(**tiny_config.to_dict() | {"num_instruction_layers": 0}))
     run = write_run(tmp_path / "plain", splits, model, tiny_processor)
-    test = finish_run(run, splits, BEST, None, 90.0)
+    test = finish_run(run, splits, state_of(None, 90.0))
     report = (tmp_path / "plain" / "report.md").read_text()
     assert "objects" not in test and "belief.png" not in report
     assert not (tmp_path / "plain" / "belief.png").exists()
@@ -224,7 +229,7 @@ def test_rows_without_boxes_have_no_object_measure(run, splits, monkeypatch):
     handed_on = []
     monkeypatch.setattr(record, "draw_pictures", lambda *arguments: handed_on.append(arguments[-1]))
     splits["test"] = splits["test"].remove_columns("boxes")
-    assert "objects" not in finish_run(run, splits, BEST, None, 90.0)
+    assert "objects" not in finish_run(run, splits, state_of(None, 90.0))
     assert handed_on == [None]
 
 

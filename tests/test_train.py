@@ -18,7 +18,7 @@ from training import train as train_module
 from training.checkpoint import Preempted, checkpoints
 from training.config import TrainConfig
 from training.evaluate import evaluate_split
-from training.train import check_loss, load_image_captions, train
+from training.train import check_loss, load_image_captions, timed, train
 
 
 @pytest.fixture
@@ -58,8 +58,8 @@ def tiny_run(tiny_dataset, tiny_config, tmp_path):
 def without_report(monkeypatch):
     """Pictures and report have tests of their own; here only the numbers are kept."""
 
-    def finish(config, splits, best, prior, seconds):
-        (train_module.Path(config.output_dir) / "test.json").write_text(json.dumps(best))
+    def finish(config, splits, state):
+        (train_module.Path(config.output_dir) / "test.json").write_text(json.dumps(state["best"]))
 
     monkeypatch.setattr(train_module, "finish_run", finish)
 
@@ -226,6 +226,21 @@ def test_a_loss_that_is_no_number_names_the_step(tmp_path):
     with pytest.raises(FloatingPointError, match="loss is nan at step 7: training stopped, no epoch was finished"):
         check_loss(torch.tensor(float("nan")), 7, tmp_path)
     check_loss(torch.tensor(1.0), 7, tmp_path)
+
+
+def test_waiting_for_batches_and_stepping_are_told_apart(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(train_module.time, "perf_counter", lambda: now[0])
+
+    def slow_loader():
+        for number in range(3):
+            now[0] += 2.0
+            yield number
+
+    state = {"seconds_waiting": 1.0, "seconds_in_steps": 0.0}
+    for _ in timed(slow_loader(), state):
+        now[0] += 5.0
+    assert state == {"seconds_waiting": 7.0, "seconds_in_steps": 15.0}
 
 
 def test_a_compiled_run_trains_saves_and_resumes_as_a_plain_one(tiny_run, request, monkeypatch):

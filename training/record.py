@@ -112,22 +112,21 @@ def split_facts(rows: Dataset | Stream) -> dict[str, int | str | None]:
 def finish_run(
     config: TrainConfig,
     splits: dict[str, Dataset],
-    best: dict[str, Any],
-    prior: dict[str, float] | None,
-    seconds: float,
+    state: dict[str, Any],
 ) -> dict[str, Any]:
     """Evaluate the best model on test, once, and write test.json, the pictures and report.md into the run folder.
 
     Args:
         config: of the run; its folder holds environment.json, metrics.jsonl and best/.
         splits: name to rows.
-        best: the validation record of the epoch that was kept in best/.
-        prior: what `train_on_scenes` measured, or None.
-        seconds: since the start of the run.
+        state: of the run: `best`, the validation record of the epoch that was kept in best/; `prior`, what
+            `train_on_scenes` measured, or None; `seconds` since its start, `seconds_waiting` for batches and
+            `seconds_in_steps`.
 
     Returns:
         What is in test.json.
     """
+    best, prior = state["best"], state["prior"]
     folder = Path(config.output_dir)
     model = PIRModel.from_pretrained(folder / "best").to(PartialState().device)
     processor = PIRProcessor.from_pretrained(folder / "best")
@@ -142,7 +141,9 @@ def finish_run(
         test["objects"] = object_keeping(model, processor, rows, batch_size)
     test["instruction"] = describe_prior(config, model, prior)
     draw_pictures(folder, model, processor, splits, embeddings, test.get("objects"))
-    test |= {"seconds_of_run": seconds, "peak_memory_gib": peak_memory()}
+    waiting, stepping = state["seconds_waiting"], state["seconds_in_steps"]
+    test |= {"seconds_of_run": state["seconds"], "loader_wait": waiting / (waiting + stepping)}
+    test |= {"peak_memory_gib": peak_memory()}
     (folder / "test.json").write_text(json.dumps(test, indent=2))
     (folder / "report.md").write_text(write_report(config, model, best, test, prior))
     return test
@@ -380,6 +381,7 @@ def _environment_section(test: dict[str, Any], facts: dict[str, Any]) -> str:
         [
             f"- {facts['device']}; {processes}; {facts['precision']}",
             f"- started {facts['started']}, {test['seconds_of_run'] / 60:.1f} minutes to the end of training",
+            f"- waiting for the loader: {test['loader_wait']:.1%} of the time of the steps",
             f"- peak memory of the main process, evaluation and pictures included: {memory}",
             f"- commit {facts['commit'] or 'unknown'}{changed}",
             f"- Python {facts['python']}, {packages}",

@@ -55,7 +55,10 @@ from training.stream import Stream, StreamItems, StreamLoader, in_memory, open_s
 
 logger = logging.getLogger(__name__)
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "sample.yaml"
-NEW_RUN = {"epoch": 0, "step": 0, "step_in_epoch": 0, "records": 0, "best": None, "prior": None, "seconds": 0.0}
+NEW_RUN = {
+    "epoch": 0, "step": 0, "step_in_epoch": 0, "records": 0, "best": None, "prior": None,
+    "seconds": 0.0, "seconds_waiting": 0.0, "seconds_in_steps": 0.0,
+}  # fmt: skip
 
 
 def load_splits(config: TrainConfig) -> dict[str, Dataset | Stream]:
@@ -163,6 +166,20 @@ def epoch_batches(
     return batches
 
 
+def timed(batches: Iterable[dict], state: dict[str, Any]) -> Iterable[dict]:
+    """Hand on batches; the seconds waited for them, and those of their steps, are added to the state.
+
+    A GPU may still be busy while the next batch is waited for, so what waiting costs is this at most.
+    """
+    before = time.perf_counter()
+    for batch in batches:
+        arrived = time.perf_counter()
+        state["seconds_waiting"] += arrived - before
+        yield batch
+        before = time.perf_counter()
+        state["seconds_in_steps"] += before - arrived
+
+
 def check_loss(loss: torch.Tensor, step: int, output_dir: Path) -> None:
     """Stop at a loss that is no number, before it reaches the weights.
 
@@ -268,13 +285,13 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
         train_raw_temperatures(plain, optimizer.optimizer, config.weight_decay)
     accelerator.register_for_checkpointing(scheduler)
     accelerator.init_trackers("pir", dataclasses.asdict(config) if config.log_with else None)
-    state = load_checkpoint(accelerator, output_dir) or NEW_RUN | {"prior": prior}
+    state = NEW_RUN | (load_checkpoint(accelerator, output_dir) or {"prior": prior})
     keep_records(accelerator, output_dir, state["records"])
     save_checkpoint(accelerator, output_dir, state)
     progress = tqdm(total=num_steps, initial=state["step"], desc="training", disable=not accelerator.is_main_process)
     for epoch in range(state["epoch"], config.epochs):
         model.train()
-        for batch in epoch_batches(accelerator, loader, epoch, state["step_in_epoch"]):
+        for batch in timed(epoch_batches(accelerator, loader, epoch, state["step_in_epoch"]), state):
             seed_step(config.seed, state["step"], accelerator.process_index)
             ids = batch.pop("image_ids"), batch.pop("scene_labels")
             if config.chunk_size:
@@ -314,7 +331,7 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
         save_checkpoint(accelerator, output_dir, since(state, start))
     progress.close()
     if accelerator.is_main_process:
-        finish_run(config, splits, state["best"], state["prior"], since(state, start)["seconds"])
+        finish_run(config, splits, since(state, start))
     accelerator.end_training()
     return output_dir
 
