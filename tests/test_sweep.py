@@ -226,6 +226,7 @@ def test_the_table_has_the_mean_and_spread_over_seeds(make_runs, trained, tmp_pa
     assert difference["seeds"]["mean"] == pytest.approx(difference["queries"]["difference"])
     report = (tmp_path / "sweep" / "sweep.md").read_text()
     assert f"{facts['mean']:.2f} ± {facts['sd']:.2f}" in report
+    assert facts["values"] == pytest.approx(values[:3]) and (tmp_path / "sweep" / "sweep.png").stat().st_size
     assert json.loads((tmp_path / "sweep" / "sweep.json").read_text()) == summary
 
 

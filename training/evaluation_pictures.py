@@ -126,6 +126,32 @@ def map_picture(image_embeds: torch.Tensor, scenes: Sequence[str | None], path: 
     figure.savefig(path, dpi=110)
 
 
+def seeds_picture(values: dict[str, dict[str, list[float]]], path: str | Path, title: str, unit: str) -> None:
+    """A metric of several settings, one mark for each seed and a bar at their mean: what differs by more than seeds do.
+
+    Args:
+        values: panel (such as a split) to setting to the value of each seed.
+        path: of the picture.
+        title: over it.
+        unit: along the axis.
+    """
+    settings = list(next(iter(values.values())))
+    figure = Figure(figsize=(5.2 * len(values) + 2, 0.42 * len(settings) + 1.6), layout="constrained")
+    figure.suptitle(title, fontsize=11, parse_math=False)
+    panels = figure.subplots(1, len(values), sharey=True, squeeze=False)[0]
+    for axes, (panel, of_setting) in zip(panels, values.items(), strict=True):
+        for row, setting in enumerate(settings):
+            color, of_seeds = COLORS[row % len(COLORS)], of_setting[setting]
+            axes.plot(of_seeds, [row] * len(of_seeds), "o", color=color, alpha=0.8)
+            axes.plot([np.mean(of_seeds)] * 2, [row - 0.3, row + 0.3], color=color, linewidth=2)
+        axes.set(yticks=range(len(settings)), yticklabels=settings, xlabel=unit)
+        axes.set_title(panel, fontsize=10)
+        axes.grid(axis="x", alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].invert_yaxis()  # shared: the first setting on top
+    figure.savefig(path, dpi=110)
+
+
 def _name_scene(axes: Axes, places: np.ndarray, name: str, color: str) -> None:
     """Write a scene's name at that of its images that is nearest to all others."""
     distances = np.linalg.norm(places[:, None] - places, axis=-1).sum(axis=1)

@@ -9,7 +9,7 @@
 Settings are the combinations of `--vary`, or the rows of a file, which have names and may change several fields each:
 `+ LCA: {model.num_cycles: 2}`, with names as of `--set`. Every run is a folder of training.train. A finished one (with
 test.json) is not run again, one that was cut off goes on from its last checkpoint: repeat the command after a crash, or
-with more seeds. Written are sweep.json and sweep.md.
+with more seeds. Written are sweep.json, sweep.md and sweep.png.
 """
 
 import argparse
@@ -37,6 +37,7 @@ from training.compare_report import markdown_table
 from training.config import TrainConfig, load_config, parse_assignments, save_config
 from training.data import load_image_captions
 from training.evaluate import embed_split
+from training.evaluation_pictures import seeds_picture
 from training.record import METRICS
 from training.statistics import (
     QueryRanks,
@@ -243,9 +244,13 @@ def read_metrics(run: SweepRun) -> dict[str, dict[str, float]]:
     return {"validation": {name: best[name] for name in METRICS}, "test": {name: test[name] for name in METRICS}}
 
 
-def mean_and_spread(values: list[float]) -> dict[str, float | None]:
-    """Mean and sample standard deviation; None for the latter where there is one value."""
-    return {"mean": statistics.fmean(values), "sd": statistics.stdev(values) if len(values) > 1 else None}
+def mean_and_spread(values: list[float]) -> dict[str, Any]:
+    """The values, their mean and sample standard deviation; None for the latter where there is one value."""
+    return {
+        "values": values,
+        "mean": statistics.fmean(values),
+        "sd": statistics.stdev(values) if len(values) > 1 else None,
+    }
 
 
 def seed_difference(first: list[float], second: list[float]) -> dict[str, Any]:
@@ -266,7 +271,7 @@ def seed_difference(first: list[float], second: list[float]) -> dict[str, Any]:
 
         half = t.ppf(0.975, len(differences) - 1) * spread["sd"] / math.sqrt(len(differences))
         interval = [spread["mean"] - half, spread["mean"] + half]
-    return {"differences": differences, **spread, "interval": interval}
+    return {"differences": differences, "mean": spread["mean"], "sd": spread["sd"], "interval": interval}
 
 
 def summarise(runs: list[SweepRun]) -> dict[str, Any]:
@@ -276,8 +281,9 @@ def summarise(runs: list[SweepRun]) -> dict[str, Any]:
         runs: of [`expand`].
 
     Returns:
-        `settings` (by setting: seeds, and `mean` and `sd` of each metric on validation and test) and `differences` of
-        every setting from the first, over `queries` (paired bootstrap of the mean over seeds) and over `seeds`.
+        `settings` (by setting: seeds, and `values`, `mean` and `sd` of each metric on validation and test) and
+        `differences` of every setting from the first, over `queries` (paired bootstrap of the mean over seeds) and over
+        `seeds`.
     """
     by_setting: dict[str, list[SweepRun]] = {}
     for run in runs:
@@ -357,7 +363,7 @@ def _signed(interval: list[float] | None) -> str:
 
 
 def sweep(runs: list[SweepRun], output_dir: Path, jobs: int = 1) -> dict[str, Any]:
-    """Run what is not finished, then write sweep.json and sweep.md.
+    """Run what is not finished, then write sweep.json, sweep.md and sweep.png.
 
     Args:
         runs: of [`expand`].
@@ -385,6 +391,11 @@ def sweep(runs: list[SweepRun], output_dir: Path, jobs: int = 1) -> dict[str, An
     summary = summarise(runs)
     (output_dir / "sweep.json").write_text(json.dumps(summary, indent=2))
     (output_dir / "sweep.md").write_text(write_report(summary, output_dir.name), encoding="utf-8")
+    marks = {
+        split: {setting: facts[split]["mR"]["values"] for setting, facts in summary["settings"].items()}
+        for split in ("validation", "test")
+    }
+    seeds_picture(marks, output_dir / "sweep.png", f"{output_dir.name}: one mark a seed", "mR, percent")
     return summary
 
 
