@@ -1,5 +1,7 @@
 """A pruned text tower computes what its source computes, for every text that the kept words can write."""
 
+import json
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -36,6 +38,9 @@ def test_what_is_left_computes_as_before(source, tmp_path, layers):
             )
             assert_close(actual, expected)
     assert small.config.vocab_size == 100 < whole.config.vocab_size
+    facts = json.loads((folder / "pruned.json").read_text())
+    sizes = {"of_layers": 4, "pieces": 100, "of_pieces": whole.config.vocab_size}
+    assert facts == {"source": "bert", "layers": layers} | sizes
 
 
 def test_every_word_can_still_be_spelled(source, tmp_path):

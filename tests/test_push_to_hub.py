@@ -94,6 +94,19 @@ def test_a_kept_folder_names_no_folder_of_this_machine_and_shows_no_image_of_the
     assert load_run(tmp_path / "kept").config.init_vision == "scenes"
 
 
+def test_the_card_says_what_the_towers_were_before(tiny_model, tiny_processor, tmp_path):
+    (tmp_path / "text").mkdir()
+    facts = {"source": "org/bert", "layers": [0, 2], "of_layers": 6, "pieces": 3000, "of_pieces": 30522}
+    (tmp_path / "text" / "pruned.json").write_text(json.dumps(facts))
+    backbones = {"vision": "org/swin", "text": str(tmp_path / "text")}
+    run = write_run(tmp_path / "run", tiny_model, tiny_processor, backbones=backbones)
+    words = "Text tower at the start: Layers 0, 2 of the 6 of org/bert, with 3,000 of its 30,522 word pieces."
+    assert words in model_card(load_run(run), REPO).text
+    main(["--model", str(run), "--repo", REPO, "--output-dir", str(tmp_path / "kept")])
+    (tmp_path / "text" / "pruned.json").unlink()
+    assert words in model_card(load_run(tmp_path / "kept"), REPO).text
+
+
 def test_a_kept_folder_with_other_weights_is_refused(run, tmp_path, tiny_model):
     main(["--model", str(run), "--repo", REPO, "--output-dir", str(tmp_path / "kept")])
     tiny_model.logit_scale.data += 1

@@ -9,8 +9,10 @@ vocabularies are sorted by frequency. What is kept is the source's number for nu
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoTokenizer, BertModel, BertTokenizer, PreTrainedTokenizerBase
 
@@ -19,6 +21,8 @@ from modeling_pir.convert_backbones import whole_folder
 from modeling_pir.modeling_pir import load_tower
 from modeling_pir.processing_pir import clean_caption
 from training.data import load_image_captions
+
+PRUNED_FILE = "pruned.json"  # beside a tower's weights: what it was cut from
 
 
 def choose_pieces(tokenizer: PreTrainedTokenizerBase, captions: list[str], vocab_size: int) -> list[str]:
@@ -87,7 +91,14 @@ def prune_tower(tower: BertModel, layers: list[int], rows: list[int], max_length
     return pruned.eval()
 
 
-def prune(text_model: str, layers: list[int], captions: list[str], vocab_size: int, output_dir: str) -> Path:
+def prune(
+    text_model: str,
+    layers: list[int],
+    captions: list[str],
+    vocab_size: int,
+    output_dir: str,
+    name: str | None = None,
+) -> Path:
     """Write a small tower with its tokenizer: what `backbones: {text: ...}` and `tokenizer:` of a run read.
 
     Args:
@@ -96,9 +107,10 @@ def prune(text_model: str, layers: list[int], captions: list[str], vocab_size: i
         captions: of the training split, cleaned as in training.
         vocab_size: pieces to keep.
         output_dir: new folder.
+        name: what reports and cards call the source; None for its id, or the name of its folder.
 
     Returns:
-        The folder.
+        The folder; `pruned.json` in it says what it was made from.
 
     Raises:
         ValueError: no BERT, or nothing that can be cut so.
@@ -116,13 +128,27 @@ def prune(text_model: str, layers: list[int], captions: list[str], vocab_size: i
     with whole_folder(output_dir) as folder:
         pruned.save_pretrained(folder)
         small.save_pretrained(folder)
+        source = name or (Path(text_model).name if Path(text_model).is_dir() else text_model)
+        facts = {"source": source, "layers": layers, "of_layers": tower.config.num_hidden_layers}
+        facts |= {"pieces": len(pieces), "of_pieces": len(number_of)}
+        (folder / PRUNED_FILE).write_text(json.dumps(facts, indent=2) + "\n")
     return Path(output_dir)
+
+
+def describe_pruned(facts: dict[str, Any]) -> str:
+    """What a pruned tower is, in words, from its `pruned.json`, for reports and cards."""
+    layers = ", ".join(str(layer) for layer in facts["layers"])
+    return (
+        f"Layers {layers} of the {facts['of_layers']} of {facts['source']}, with {facts['pieces']:,} of its "
+        f"{facts['of_pieces']:,} word pieces."
+    )
 
 
 def main() -> None:
     """Run the command; bad input gets one sentence."""
     parser = argparse.ArgumentParser("python -m training.prune_text", description=__doc__.split("\n\n")[0])
     parser.add_argument("--text-model", required=True, help="Hub id or folder of a BERT")
+    parser.add_argument("--name", help="what reports and cards call it (default: the id, or the folder's name)")
     parser.add_argument("--layers", type=int, nargs="+", required=True, help="layers to keep, from 0")
     parser.add_argument("--vocab-size", type=int, default=3000, help="pieces to keep (default: 3000)")
     parser.add_argument("--data", required=True, help="data whose training captions have to be written")
@@ -132,7 +158,7 @@ def main() -> None:
     try:
         rows = load_image_captions(args.data, "train", args.split_list)
         captions = [clean_caption(caption) for captions in rows["captions"] for caption in captions]
-        folder = prune(args.text_model, args.layers, captions, args.vocab_size, args.output_dir)
+        folder = prune(args.text_model, args.layers, captions, args.vocab_size, args.output_dir, args.name)
         tower = load_tower(str(folder), "text")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

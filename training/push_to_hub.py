@@ -30,7 +30,7 @@ from modeling_pir.convert_backbones import whole_folder
 from modeling_pir.hub import check_model_folder, check_repo_id, upload, weights_hash, write_hub_folder
 from training.config import TrainConfig, load_config
 from training.known import NAMES, known_dataset
-from training.record import METRICS, describe_objects
+from training.record import METRICS, describe_objects, describe_starts
 
 CARDS = Path(__file__).parents[1] / "hub_configs"
 PICTURES = ("gallery.png", "belief.png", "curves.png")
@@ -80,10 +80,13 @@ def load_run(folder: str | Path) -> Run:
     results = folder / ("metrics.json" if (folder / "config.json").is_file() else "test.json")
     if not results.is_file():
         raise ValueError(f"{folder} has no metrics (test.json): let the training finish, it evaluates at the end.")
+    config = load_config(folder / "config.yaml")
+    # Older runs do not say what they started from; the towers' folders may still be there.
+    environment = {"starts": describe_starts(config)} | json.loads((folder / "environment.json").read_text())
     run = Run(
         folder,
-        load_config(folder / "config.yaml"),
-        json.loads((folder / "environment.json").read_text()),
+        config,
+        environment,
         json.loads(results.read_text()),
     )
     check_model_folder(run.model_folder)
@@ -269,6 +272,7 @@ def model_card(run: Run, repo_id: str, pictures: Sequence[str] = PICTURES) -> Mo
         metric_names=METRICS,
         pictures=[picture for picture in pictures if (run.folder / picture).is_file()],
         objects=describe_objects(run.test["objects"]) if "objects" in run.test else None,
+        starts={part: words for part, words in run.environment["starts"].items() if part != "instruction"},
         start=", ".join(f"`{source}`" for source in sources) or "random weights",
     )
     return ModelCard(re.sub(r"\n{3,}", "\n\n", text))

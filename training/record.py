@@ -26,6 +26,7 @@ from training.evaluate import SplitEmbeddings, decoded_images, embed_split, embe
 from training.memory import peak_memory
 from training.metrics import chance_metrics
 from training.pretrain_instruction import FACTS_FILE, describe_facts
+from training.prune_text import PRUNED_FILE, describe_pruned
 from training.stream import Stream
 
 ROOT = Path(__file__).parents[1]
@@ -284,6 +285,20 @@ def instruction_facts(config: TrainConfig) -> dict[str, Any] | None:
     folder = config.init_instruction or (config.backbones or {}).get("instruction")
     path = Path(folder or "", FACTS_FILE)
     return json.loads(path.read_text()) if folder and path.is_file() else None
+
+
+def describe_starts(config: TrainConfig) -> dict[str, str]:
+    """What is known of the towers that a run starts from, by part: those that a command of this package made."""
+    folders = dict(config.backbones or {})
+    folders |= {"vision": config.init_vision} if config.init_vision else {}
+    folders |= {"instruction": config.init_instruction} if config.init_instruction else {}
+    starts = {}
+    for part, folder in folders.items():
+        for name, describe in ((FACTS_FILE, describe_facts), (PRUNED_FILE, describe_pruned)):
+            path = Path(folder, name)
+            if path.is_file():
+                starts[part] = describe(json.loads(path.read_text()))
+    return starts
 
 
 def write_report(

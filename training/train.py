@@ -49,7 +49,7 @@ from training.grad_cache import cached_backward, joint_losses
 from training.optim import parameter_groups, warmup_then_decay
 from training.pretrain_instruction import SceneCollator, train_on_scenes
 from training.raw_temperatures import train_raw_temperatures
-from training.record import environment, finish_run, split_facts
+from training.record import describe_starts, environment, finish_run, split_facts
 from training.sharding import prepare_sharding, whole_model
 from training.stream import Stream, StreamItems, StreamLoader, in_memory, open_streams
 
@@ -381,7 +381,8 @@ def open_run(config: TrainConfig, splits: dict[str, Dataset | Stream], accelerat
             recover_folder(output_dir / name)
         return
     output_dir.mkdir(parents=True, exist_ok=True)
-    (output_dir / "environment.json").write_text(json.dumps(environment(accelerator, splits), indent=2))
+    facts = environment(accelerator, splits) | {"starts": describe_starts(config)}
+    (output_dir / "environment.json").write_text(json.dumps(facts, indent=2))
     save_config(config, output_dir / "config.yaml")
 
 
