@@ -94,6 +94,12 @@ def test_a_kept_folder_names_no_folder_of_this_machine_and_shows_no_image_of_the
     assert load_run(tmp_path / "kept").config.init_vision == "scenes"
 
 
+def test_keeping_a_folder_takes_no_option_of_uploading(run, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["--model", str(run), "--repo", REPO, "--output-dir", str(tmp_path / "kept"), "--private"])
+    assert "--output-dir uploads nothing" in capsys.readouterr().err and not (tmp_path / "kept").exists()
+
+
 def test_the_card_says_what_the_towers_were_before(tiny_model, tiny_processor, tmp_path):
     (tmp_path / "text").mkdir()
     facts = {"source": "org/bert", "layers": [0, 2], "of_layers": 6, "pieces": 3000, "of_pieces": 30522}

@@ -355,6 +355,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output-dir", type=Path, help="keep the model in this folder instead of uploading it")
     parser.add_argument("--dry-run", action="store_true", help="show what would be uploaded, and the card")
     values = parser.parse_args(arguments)
+    if values.output_dir is not None and (values.dry_run or values.private):
+        parser.error("--output-dir uploads nothing: leave --dry-run and --private out.")
     try:
         if values.output_dir is not None:
             check_repo_id(values.repo)

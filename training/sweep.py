@@ -385,7 +385,7 @@ def sweep(runs: list[SweepRun], output_dir: Path, jobs: int = 1) -> dict[str, An
         try:
             for future in futures:
                 future.result()
-        except ValueError:
+        except BaseException:  # Ctrl-C, too
             pool.shutdown(cancel_futures=True)  # those that run are let finish
             raise
     summary = summarise(runs)
