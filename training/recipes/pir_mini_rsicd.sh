@@ -2,7 +2,8 @@
 # The whole recipe of pir-mini-rsicd, from the images to a run folder: bash training/recipes/pir_mini_rsicd.sh DATA [TEXT]
 #   DATA  the RSICD folder or Hub id      TEXT  all-MiniLM-L6-v2, a Hub id or folder
 # On two CPU cores: half an hour for the towers; the two trainings took 90 minutes side by side, one core each, which is
-# how the published numbers were made (here they follow each other, on all cores). Each step is left out where its folder is there; the training goes on where it was stopped.
+# how the published numbers were made (here they follow each other, on all cores). A step whose folder is there is left
+# out; a training goes on where it was stopped.
 set -euo pipefail
 data=$1
 text=${2:-sentence-transformers/all-MiniLM-L6-v2}
