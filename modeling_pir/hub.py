@@ -173,10 +173,25 @@ def write_hub_folder(model_folder: str | Path, output: str | Path) -> None:
             shutil.copyfile(file, output / file.name)
     for name in MODEL_FILES:
         shutil.copyfile(Path(__file__).parent / name, output / name)
+    hide_local_paths(output / "config.json")
     _update_json(output / "config.json", {"auto_map": AUTO_MAP})
     _update_json(output / "processor_config.json", {"auto_map": {"AutoProcessor": AUTO_MAP["AutoProcessor"]}})
     for name, content in SENTENCE_TRANSFORMERS_FILES.items():
         (output / name).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def hide_local_paths(path: str | Path) -> None:
+    """Of the folders that a model's towers came from, leave only their names in its configuration; Hub ids stay.
+
+    Args:
+        path: of a config.json, changed in place.
+    """
+    values = json.loads(Path(path).read_text())
+    for part in (values, *(value for value in values.values() if isinstance(value, dict))):
+        source = part.get("_name_or_path")
+        if source and (Path(source).is_absolute() or source.startswith(("~", "."))):
+            part["_name_or_path"] = Path(source).name
+    Path(path).write_text(json.dumps(values, indent=2) + "\n")
 
 
 def _update_json(path: Path, values: dict) -> None:

@@ -27,7 +27,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from modeling_pir import PIRConfig, PIRModel, PIRProcessor
 from modeling_pir.convert_backbones import whole_folder
-from modeling_pir.hub import check_model_folder, check_repo_id, upload, weights_hash, write_hub_folder
+from modeling_pir.hub import (
+    check_model_folder,
+    check_repo_id,
+    hide_local_paths,
+    upload,
+    weights_hash,
+    write_hub_folder,
+)
 from training.config import TrainConfig, load_config
 from training.known import NAMES, known_dataset
 from training.record import METRICS, describe_objects, describe_starts
@@ -309,6 +316,7 @@ def keep(run: Run, repo_id: str, folder: Path) -> None:
         for file in sorted(run.model_folder.iterdir()):
             if file.suffix in (".json", ".safetensors", ".txt", ".jinja"):
                 shutil.copyfile(file, partial / file.name)
+        hide_local_paths(partial / "config.json")
         model_card(run, repo_id, OWN_PICTURES).save(partial / "README.md")
         for name, facts in (("metrics.json", run.test), ("environment.json", run.environment)):
             (partial / name).write_text(json.dumps(facts, indent=2) + "\n")
