@@ -190,7 +190,8 @@ def test_search_filters_by_options_and_sql(run, tiny_images, tiny_model, tiny_pr
         (["localize", "/no.tif", "a", "--model", "MODEL"], "/no.tif does not exist"),
     ],
 )
-def test_bad_input_gets_one_sentence(run, archive, indexed, model_folder, tmp_path, arguments, message):
+def test_bad_input_gets_one_sentence(run, archive, indexed, model_folder, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.setattr("modeling_pir.cli.SHIPPED_MODEL", tmp_path / "no checkout")
     paths = {"INDEX": indexed, "MODEL": model_folder, "ARCHIVE": archive, "NEW": tmp_path / "new"}
     code, out, err = run(*(paths.get(argument, argument) for argument in arguments))
     lines = [line for line in err.splitlines() if line.startswith("pir ")]  # beside transformers' progress bars

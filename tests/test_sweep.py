@@ -112,7 +112,7 @@ def test_rows_of_a_file_are_settings_by_name(make_runs, tmp_path):
 
 def test_the_shipped_ablations_are_rows_that_build(tmp_path):
     configs = sweep_module.Path(sweep_module.__file__).parent / "configs"
-    rows = read_rows(configs / "ablation_rows.yaml")
+    rows = read_rows(configs.parent / "recipes" / "ablation_rows.yaml")
     assert next(iter(rows)) == "VSE baseline"
     for name in ("rsicd", "ucm"):
         runs = expand(configs / f"ablation_{name}.yaml", [0, 1, 2], [], {}, tmp_path, rows)

@@ -3,7 +3,7 @@
     python -m training.sweep --config training/configs/sample.yaml --seeds 0 1 2 --vary model.num_cycles=0,2
     python -m training.sweep --config training/configs/rsicd_mini.yaml --data FOLDER --seeds 0 1 2 \
         --vary instruction_epochs=0,6 --output-dir runs/prior
-    python -m training.sweep --config training/configs/ablation_ucm.yaml --rows training/configs/ablation_rows.yaml \
+    python -m training.sweep --config training/configs/ablation_ucm.yaml --rows training/recipes/ablation_rows.yaml \
         --data FOLDER --seeds 0 1 2 --jobs 2 --output-dir runs/ablation_ucm
 
 Settings are the combinations of `--vary`, or the rows of a file, which have names and may change several fields each:
