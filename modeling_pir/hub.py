@@ -156,6 +156,18 @@ def load_pretrained(name_or_path: str | Path, revision: str | None = None) -> tu
         ) from error
 
 
+def copy_model(model_folder: str | Path, output: str | Path) -> None:
+    """Copy a model and its processor byte for byte, without pictures and whatever else lies beside them.
+
+    Args:
+        model_folder: what `save_pretrained` of both wrote; it is only read.
+        output: an existing folder.
+    """
+    for file in sorted(Path(model_folder).iterdir()):
+        if file.suffix in (".json", ".safetensors", ".txt", ".jinja"):
+            shutil.copyfile(file, Path(output) / file.name)
+
+
 def write_hub_folder(model_folder: str | Path, output: str | Path) -> None:
     """Write what goes to the Hub: the model byte for byte, and all that it takes to load without this package.
 
@@ -167,31 +179,14 @@ def write_hub_folder(model_folder: str | Path, output: str | Path) -> None:
         ValueError: see [`check_model_folder`].
     """
     check_model_folder(model_folder)
-    model_folder, output = Path(model_folder), Path(output)
-    for file in sorted(model_folder.iterdir()):
-        if file.suffix in (".json", ".safetensors", ".txt", ".jinja"):
-            shutil.copyfile(file, output / file.name)
+    output = Path(output)
+    copy_model(model_folder, output)
     for name in MODEL_FILES:
         shutil.copyfile(Path(__file__).parent / name, output / name)
-    hide_local_paths(output / "config.json")
     _update_json(output / "config.json", {"auto_map": AUTO_MAP})
     _update_json(output / "processor_config.json", {"auto_map": {"AutoProcessor": AUTO_MAP["AutoProcessor"]}})
     for name, content in SENTENCE_TRANSFORMERS_FILES.items():
         (output / name).write_text(json.dumps(content, indent=2) + "\n")
-
-
-def hide_local_paths(path: str | Path) -> None:
-    """Of the folders that a model's towers came from, leave only their names in its configuration; Hub ids stay.
-
-    Args:
-        path: of a config.json, changed in place.
-    """
-    values = json.loads(Path(path).read_text())
-    for part in (values, *(value for value in values.values() if isinstance(value, dict))):
-        source = part.get("_name_or_path")
-        if source and (Path(source).is_absolute() or source.startswith(("~", "."))):
-            part["_name_or_path"] = Path(source).name
-    Path(path).write_text(json.dumps(values, indent=2) + "\n")
 
 
 def _update_json(path: Path, values: dict) -> None:

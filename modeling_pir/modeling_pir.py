@@ -11,6 +11,7 @@ names in back-ticks after "official" are that code's.
 
 import inspect
 import math
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -204,6 +205,9 @@ class PIRModel(PIRPreTrainedModel):
         towers = {"vision": load_tower(vision, "vision"), "text": load_tower(text, "text")}
         if instruction is not None:
             towers["instruction"] = load_tower(instruction, "vision")
+        for tower in towers.values():  # saved with the model; a folder means something on this machine alone
+            if os.path.isdir(tower.config.name_or_path):
+                tower.config.name_or_path = os.path.basename(os.path.normpath(tower.config.name_or_path))
         patches = num_patches(towers["vision"].config)
         if patches is not None:
             config_kwargs.setdefault("filter_size", round(0.8 * (1 + patches)))

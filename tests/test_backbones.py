@@ -1,5 +1,6 @@
 """Towers of other kinds, and models started from pretrained towers."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -236,6 +237,16 @@ def test_a_prior_has_to_be_given_unless_nothing_is_instructed(folders):
     fields = {"projection_dim": 16, "num_attention_heads": 2, "num_instruction_layers": 0}
     model = PIRModel.from_backbones(paths["swin"], paths["bert"], **fields)
     assert model.instruction_model is None
+
+
+def test_a_saved_model_says_no_folder_of_the_machine_it_was_made_on(folders, tmp_path):
+    paths, _ = folders
+    model = PIRModel.from_backbones(paths["swin"], paths["bert"], paths["resnet"], num_attention_heads=2)
+    model.save_pretrained(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    assert [values[f"{part}_config"]["_name_or_path"] for part in ("vision", "text", "instruction")] == [
+        Path(paths[name]).name for name in ("swin", "bert", "resnet")
+    ]
 
 
 @pytest.mark.slow

@@ -55,21 +55,6 @@ def test_what_was_measured_is_published_byte_for_byte(run, tmp_path):
     assert after.pop("auto_map") and {**before, "auto_map": None} == {**after, "auto_map": None}
 
 
-def test_the_towers_folders_are_published_by_name_alone(tiny_model, tiny_processor, tmp_path):
-    tiny_model.config.text_config._name_or_path = "/home/me/towers/text"
-    tiny_model.config.vision_config._name_or_path = "org/swin"
-    run = write_run(tmp_path / "run", tiny_model, tiny_processor)
-    assert "/home/me" in (run / "best" / "config.json").read_text()  # transformers writes it
-    (tmp_path / "out").mkdir()
-    write_hub_folder(run / "best", tmp_path / "out")
-    main(["--model", str(run), "--repo", REPO, "--output-dir", str(tmp_path / "kept")])
-    for folder in ("out", "kept"):
-        values = json.loads((tmp_path / folder / "config.json").read_text())
-        assert (
-            values["text_config"]["_name_or_path"] == "text" and values["vision_config"]["_name_or_path"] == "org/swin"
-        )
-
-
 def test_every_file_that_a_published_file_imports_is_published(tmp_path, run):
     (tmp_path / "out").mkdir()
     write_hub_folder(run / "best", tmp_path / "out")

@@ -141,7 +141,7 @@ def test_a_file_without_rows_says_what_it_needs(tmp_path, text):
         read_rows(tmp_path / "rows.yaml")
 
 
-def test_jobs_run_side_by_side_and_share_the_cores(make_runs, trained, tmp_path, monkeypatch):
+def test_jobs_run_side_by_side(make_runs, trained, tmp_path, monkeypatch):
     train_alone, both, counts = sweep_module.run_training, threading.Barrier(2, timeout=20), []
 
     def wait_for_the_other(run, jobs):
@@ -203,6 +203,21 @@ def test_a_begun_run_is_resumed_and_a_failure_named(make_runs, monkeypatch):
         (run.folder / "environment.json").write_text("{}")
     assert commands[1] == [*commands[0], "--resume"]
     assert sweep_module.load_config(commands[0][-1]) == run.config
+
+
+@pytest.mark.parametrize(("jobs", "threads"), [(1, "as before"), (2, "3"), (9, "1")])
+def test_a_run_beside_others_gets_its_share_of_the_cores(make_runs, monkeypatch, jobs, threads):
+    environments = []
+
+    def record(command, env, **_):
+        environments.append(env)
+        return type("Done", (), {"returncode": 0})()
+
+    monkeypatch.setattr(sweep_module.subprocess, "run", record)
+    monkeypatch.setattr(sweep_module.os, "cpu_count", lambda: 6)
+    monkeypatch.setenv("OMP_NUM_THREADS", "as before")
+    sweep_module.run_training(make_runs()[0], jobs)
+    assert environments[0]["OMP_NUM_THREADS"] == threads
 
 
 def test_ranks_are_those_of_the_best_model_and_kept(make_runs, trained, tmp_path, monkeypatch):

@@ -30,7 +30,7 @@ from modeling_pir.convert_backbones import whole_folder
 from modeling_pir.hub import (
     check_model_folder,
     check_repo_id,
-    hide_local_paths,
+    copy_model,
     upload,
     weights_hash,
     write_hub_folder,
@@ -313,10 +313,7 @@ def keep(run: Run, repo_id: str, folder: Path) -> None:
         folder: a new folder.
     """
     with whole_folder(folder) as partial:
-        for file in sorted(run.model_folder.iterdir()):
-            if file.suffix in (".json", ".safetensors", ".txt", ".jinja"):
-                shutil.copyfile(file, partial / file.name)
-        hide_local_paths(partial / "config.json")
+        copy_model(run.model_folder, partial)
         model_card(run, repo_id, OWN_PICTURES).save(partial / "README.md")
         for name, facts in (("metrics.json", run.test), ("environment.json", run.environment)):
             (partial / name).write_text(json.dumps(facts, indent=2) + "\n")

@@ -143,8 +143,8 @@ def finish_run(
     test["instruction"] = describe_prior(config, model, prior)
     draw_pictures(folder, model, processor, splits, embeddings, test.get("objects"))
     waiting, stepping = state["seconds_waiting"], state["seconds_in_steps"]
-    test |= {"seconds_of_run": state["seconds"], "loader_wait": waiting / (waiting + stepping)}
-    test |= {"peak_memory_gib": peak_memory()}
+    loader_wait = waiting / (waiting + stepping) if stepping else None  # an old checkpoint, resumed after its last step
+    test |= {"seconds_of_run": state["seconds"], "loader_wait": loader_wait, "peak_memory_gib": peak_memory()}
     (folder / "test.json").write_text(json.dumps(test, indent=2))
     (folder / "report.md").write_text(write_report(config, model, best, test, prior))
     return test
@@ -256,9 +256,8 @@ def describe_prior(config: TrainConfig, model: PIRModel, prior: dict[str, float]
     else:
         origin = "random weights"
     sentence = f"Start: {origin}."
-    facts = instruction_facts(config)
-    if facts is not None:
-        sentence += " " + describe_facts(facts)
+    if known := describe_starts(config).get("instruction"):
+        sentence += f" {known}"
     if prior is not None:
         sentence += (
             f" Then trained for {config.instruction_epochs} epochs to tell the scenes of the training split apart "
@@ -278,13 +277,6 @@ def metrics_before(config: TrainConfig, rows: Dataset) -> dict[str, float]:
 def _name(source: str) -> str:
     """A Hub id as it is; of a folder or a file its name, because the words go into the published card."""
     return Path(source).name if Path(source).exists() else source
-
-
-def instruction_facts(config: TrainConfig) -> dict[str, Any] | None:
-    """What `training.pretrain_instruction` wrote beside the tower that the run started from, if it did."""
-    folder = config.init_instruction or (config.backbones or {}).get("instruction")
-    path = Path(folder or "", FACTS_FILE)
-    return json.loads(path.read_text()) if folder and path.is_file() else None
 
 
 def describe_starts(config: TrainConfig) -> dict[str, str]:
@@ -390,13 +382,14 @@ def _protocol_section(config: TrainConfig, best: dict[str, Any], split: dict[str
 def _environment_section(test: dict[str, Any], facts: dict[str, Any]) -> str:
     changed = " with uncommitted changes" if facts["uncommitted_changes"] else ""
     memory = "not measured on this system" if test["peak_memory_gib"] is None else f"{test['peak_memory_gib']:.2f} GiB"
+    waiting = "not measured" if test["loader_wait"] is None else f"{test['loader_wait']:.1%} of the time of the steps"
     processes = f"processes: {facts['processes']}, threads: {facts['torch_threads']}"
     packages = ", ".join(f"{name} {value}" for name, value in facts["packages"].items() if value is not None)
     return "\n".join(
         [
             f"- {facts['device']}; {processes}; {facts['precision']}",
             f"- started {facts['started']}, {test['seconds_of_run'] / 60:.1f} minutes to the end of training",
-            f"- waiting for the loader: {test['loader_wait']:.1%} of the time of the steps",
+            f"- waiting for the loader: {waiting}",
             f"- peak memory of the main process, evaluation and pictures included: {memory}",
             f"- commit {facts['commit'] or 'unknown'}{changed}",
             f"- Python {facts['python']}, {packages}",

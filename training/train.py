@@ -197,8 +197,8 @@ def check_loss(loss: torch.Tensor, step: int, output_dir: Path) -> None:
 def save(folder: Path, model: PIRModel, processor: PIRProcessor, save_dtype: str) -> None:
     """Write a `from_pretrained` folder, whole or not at all.
 
-    Matrices are stored in `save_dtype`, vectors and statistics of norms in float32: they weigh nothing, and rounding
-    them costs most. config.json still says float32, in which `from_pretrained` then computes.
+    Matrices are stored in `save_dtype`; vectors and statistics of norms, which weigh nothing, in float32. config.json
+    still says float32, in which `from_pretrained` then computes.
     """
 
     def write(partial: Path) -> None:
