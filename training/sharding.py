@@ -3,7 +3,9 @@
 import copy
 
 from accelerate import Accelerator
+from accelerate.utils import convert_outputs_to_fp32
 from torch import nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from modeling_pir import PIRModel
 from training.config import TrainConfig
@@ -46,6 +48,11 @@ def prepare_sharding(accelerator: Accelerator, config: TrainConfig, model: PIRMo
         blocks = {name for name in model._no_split_modules if not name.endswith("Embeddings")}
         plugin.transformer_cls_names_to_wrap = sorted(blocks & present)
     whole = copy.deepcopy(model) if accelerator.is_main_process else None
+    if accelerator.native_amp:
+        # accelerate would have the shards gathered in bfloat16 and everything computed in it: not what autocast does in
+        # one process, and an error where a BatchNorm's statistics are float32.
+        plugin.mixed_precision_policy = MixedPrecisionPolicy()
+        model.forward = convert_outputs_to_fp32(accelerator.autocast()(model.forward))
     scales = [scale for scale in (model.logit_scale, model.affiliation_logit_scale) if scale is not None]
     for scale in scales:
         scale.data = scale.data.to(accelerator.device)  # FSDP2 moves only what it shards
