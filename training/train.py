@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DataLoaderConfiguration, DistributedType
+from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.utils import set_seed
 from datasets import Dataset
 from torch.utils.data import DataLoader
@@ -50,7 +50,7 @@ from training.optim import parameter_groups, warmup_then_decay
 from training.pretrain_instruction import SceneCollator, train_on_scenes
 from training.raw_temperatures import train_raw_temperatures
 from training.record import describe_starts, environment, finish_run, split_facts
-from training.sharding import prepare_sharding, whole_model
+from training.sharding import check_sharding, prepare_sharding, whole_model
 from training.stream import Stream, StreamItems, StreamLoader, in_memory, open_streams
 
 logger = logging.getLogger(__name__)
@@ -224,9 +224,7 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
             f"batch_size is {config.batch_size}, which cannot be shared equally by {accelerator.num_processes} "
             "processes: choose a multiple."
         )
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:  # it wants to know, and is shown no loader
-        share = config.batch_size // accelerator.num_processes
-        accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = share
+    check_sharding(accelerator, config)
     return accelerator
 
 
