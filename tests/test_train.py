@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +20,8 @@ from training.checkpoint import Preempted, checkpoints
 from training.config import TrainConfig
 from training.evaluate import evaluate_split
 from training.train import check_loss, load_image_captions, timed, train
+
+CONFIGS = Path(train_module.__file__).parent / "configs"
 
 
 @pytest.fixture
@@ -124,6 +127,22 @@ def test_a_stopped_and_resumed_run_is_bit_identical(tiny_run, monkeypatch, stop_
     assert_equal_weights(weights(whole), weights(cut))
     assert_equal_weights(weights(whole, "best"), weights(cut, "best"))
     assert records(whole) == records(cut)
+
+
+def test_the_official_recipe_trains_its_temperatures_and_resumes_exactly(tiny_run, monkeypatch):
+    recipe = yaml.safe_load((CONFIGS / "rsicd_official.yaml").read_text())
+    fields = {name: recipe[name] for name in ("raw_temperatures", "max_grad_norm")} | {"num_workers": 0}
+    fields["model"] = tiny_run().model | recipe["model"]
+    whole, cut = tiny_run("whole", **fields), tiny_run("cut", **fields)
+    train(whole)
+    scales = [record["logit_scale"] for record in records(whole) if "logit_scale" in record]
+    assert len(set(scales)) == len(scales) == 4
+    calls = iter(range(1, 100))
+    monkeypatch.setattr(train_module, "is_told_to_stop", lambda *_: next(calls) == 3)
+    with pytest.raises(Preempted, match="step 3"):
+        train(cut)
+    train(cut, resume=True)
+    assert_equal_weights(weights(whole), weights(cut))
 
 
 def test_what_came_after_the_last_checkpoint_is_done_again_alike(tiny_run, monkeypatch):

@@ -272,15 +272,15 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
         prior = prepare_instruction(model, splits, scenes, config, processor, accelerator)
     whole = prepare_sharding(accelerator, config, model)
     groups = parameter_groups(model, config.weight_decay, config.learning_rate, config.layer_decay)
-    optimizer = torch.optim.AdamW(groups, betas=config.adam_betas, eps=1e-8, fused=True)
+    adamw = torch.optim.AdamW(groups, betas=config.adam_betas, eps=1e-8, fused=True)
     num_steps = config.epochs * len(loader)
-    # Not prepared: accelerate would step it once per process, but num_steps already counts updates.
-    scheduler = warmup_then_decay(optimizer, num_steps, config.warmup_ratio, config.schedule)
-    model, optimizer = accelerator.prepare(model, optimizer)
+    model, optimizer = accelerator.prepare(model, adamw)
     loader = loader if config.streaming else accelerator.prepare(loader)
     plain = accelerator.unwrap_model(model, keep_torch_compile=False)
-    if config.raw_temperatures:
-        train_raw_temperatures(plain, optimizer.optimizer, config.weight_decay)
+    if config.raw_temperatures:  # behind prepare, which moves the scales to the device; before the schedule
+        train_raw_temperatures(plain, adamw, config.weight_decay)
+    # Not prepared: accelerate would step it once per process, but num_steps already counts updates.
+    scheduler = warmup_then_decay(adamw, num_steps, config.warmup_ratio, config.schedule)
     accelerator.register_for_checkpointing(scheduler)
     accelerator.init_trackers("pir", dataclasses.asdict(config) if config.log_with else None)
     state = NEW_RUN | (load_checkpoint(accelerator, output_dir) or {"prior": prior})
