@@ -33,29 +33,32 @@ def launch(config, folder, num_processes, script=("-m", "training.train"), timeo
     )  # fmt: skip
 
 
-def make_config(tiny_dataset, tiny_config, output_dir):
+def make_config(tiny_dataset, tiny_config, output_dir, **fields):
     model = model_fields(tiny_config)
     model = yaml.safe_load(yaml.safe_dump(model)) | {"dropout": 0.0}
     model["text_config"] |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     model["vision_config"] |= {"drop_path_rate": 0.0}
     return TrainConfig(
         output_dir=str(output_dir), data=str(tiny_dataset), model=model, vocab_size=200, captions_per_image=2, epochs=2,
-        batch_size=4, learning_rate=1e-3, log_every=1, evaluation_batch_size=4,
+        batch_size=4, learning_rate=1e-3, log_every=1, evaluation_batch_size=4, **fields,
     )  # fmt: skip
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_weights_of_one(tiny_dataset, tiny_config, tmp_path):
+@pytest.mark.parametrize("fields", [{}, {"raw_temperatures": True, "max_grad_norm": 0.0}], ids=["ours", "raw"])
+def test_two_processes_train_the_weights_of_one(tiny_dataset, tiny_config, tmp_path, fields):
     finished = {}
     for number in (1, 2):
         folder = tmp_path / f"processes_{number}"
-        config = make_config(tiny_dataset, tiny_config, folder / "run")
+        config = make_config(tiny_dataset, tiny_config, folder / "run", **fields)
         result = launch(config, folder, number)
         assert result.returncode == 0, result.stderr[-2000:]
         assert json.loads((folder / "run" / "environment.json").read_text())["processes"] == number
         finished[number] = load_file(folder / "run" / "last" / "model.safetensors")
     one, two = finished[1], finished[2]
     assert one.keys() == two.keys()
-    difference = max((one[name] - two[name]).abs().max().item() for name in one)
-    assert difference < 1e-4, difference  # two updates of AdamW, which magnifies rounding where a gradient is near 0
+    # The softmax does not see biases of keys: their gradients are rounding, which AdamW takes for steps.
+    seen = [name for name in one if not name.endswith(("k_proj.bias", "key.bias"))]
+    difference = max((one[name] - two[name]).abs().max().item() for name in seen)
+    assert difference < 2e-5, difference
     assert not any(torch.equal(one[name], torch.zeros_like(one[name])) for name in one if name.endswith("head.weight"))
