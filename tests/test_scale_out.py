@@ -45,8 +45,10 @@ def make_config(tiny_dataset, tiny_config, output_dir, **fields):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fields", [{}, {"raw_temperatures": True, "max_grad_norm": 0.0}], ids=["ours", "raw"])
-def test_two_processes_train_the_weights_of_one(tiny_dataset, tiny_config, tmp_path, fields):
+@pytest.mark.parametrize(
+    ("fields", "keys_within"), [({}, 1e-4), ({"raw_temperatures": True, "max_grad_norm": 0.0}, 1e-3)], ids=["ours", "raw"]
+)
+def test_two_processes_train_the_weights_of_one(tiny_dataset, tiny_config, tmp_path, fields, keys_within):
     finished = {}
     for number in (1, 2):
         folder = tmp_path / f"processes_{number}"
@@ -58,7 +60,8 @@ def test_two_processes_train_the_weights_of_one(tiny_dataset, tiny_config, tmp_p
     one, two = finished[1], finished[2]
     assert one.keys() == two.keys()
     # The softmax does not see biases of keys: their gradients are rounding, which AdamW takes for steps.
-    seen = [name for name in one if not name.endswith(("k_proj.bias", "key.bias"))]
-    difference = max((one[name] - two[name]).abs().max().item() for name in seen)
-    assert difference < 2e-5, difference
+    differences = {name: (one[name] - two[name]).abs().max().item() for name in one}
+    keys = {name for name in one if name.endswith(("k_proj.bias", "key.bias"))}
+    assert max(differences[name] for name in keys) < keys_within, differences
+    assert max(differences[name] for name in differences.keys() - keys) < 2e-5, differences
     assert not any(torch.equal(one[name], torch.zeros_like(one[name])) for name in one if name.endswith("head.weight"))
