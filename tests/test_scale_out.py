@@ -46,7 +46,9 @@ def make_config(tiny_dataset, tiny_config, output_dir, **fields):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("fields", "keys_within"), [({}, 1e-4), ({"raw_temperatures": True, "max_grad_norm": 0.0}, 1e-3)], ids=["ours", "raw"]
+    ("fields", "keys_within"),
+    [({}, 1e-4), ({"raw_temperatures": True, "max_grad_norm": 0.0}, 1e-3)],
+    ids=["ours", "raw"],
 )
 def test_two_processes_train_the_weights_of_one(tiny_dataset, tiny_config, tmp_path, fields, keys_within):
     finished = {}
