@@ -7,8 +7,15 @@ from .modeling_pir import PIRModel, PIROutput, PIRPreTrainedModel
 from .processing_pir import PIRProcessor
 
 AutoConfig.register("pir", PIRConfig)
+
+
 AutoModel.register(PIRConfig, PIRModel)
+
+
 AutoModelForZeroShotImageClassification.register(PIRConfig, PIRModel)
+
+
 AutoProcessor.register(PIRConfig, PIRProcessor)
+
 
 __all__ = ["PIRConfig", "PIRModel", "PIROutput", "PIRPreTrainedModel", "PIRProcessor"]

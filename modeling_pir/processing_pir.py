@@ -6,7 +6,8 @@
 
 import re
 
-from transformers.image_utils import ImageInput
+from transformers import ViTImageProcessor
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, ImageInput, PILImageResampling
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, TextKwargs, Unpack
 from transformers.tokenization_utils_base import BatchEncoding
 
@@ -112,3 +113,14 @@ class PIRProcessor(ProcessorMixin):
 
 
 __all__ = ["PIRProcessor", "clean_caption"]
+
+
+def build_image_processor(image_size: int) -> ViTImageProcessor:
+    """The official image settings: resized to a square, bicubic, CLIP's mean and standard deviation."""
+    return ViTImageProcessor(
+        size={"height": image_size, "width": image_size},
+        resample=PILImageResampling.BICUBIC,
+        image_mean=OPENAI_CLIP_MEAN,
+        image_std=OPENAI_CLIP_STD,
+        do_convert_rgb=True,
+    )

@@ -39,13 +39,13 @@ class TrainConfig:
         lora_rank: rank of LoRA adapters in the attention of both towers, which are then frozen; 0 for none. The saved
             model has them merged in.
         init_instruction: an official ResNet .pth or a saved tower that the instruction encoder starts from.
-        init_vision: a saved tower (such as of `training.pretrain_instruction --tower vision`) that the vision tower
+        init_vision: a saved tower (such as of `training.pretrain_tower --tower vision`) that the vision tower
             starts from, where `backbones` names none.
         instruction_epochs: epochs of scene classification on the training split before the joint training; 0 leaves
             the instruction encoder as it is, random if nothing was loaded into it.
         instruction_learning_rate: its peak learning rate (AdamW, one cycle).
         streaming: read the training shards (parquet or tar, in a folder or on the Hub) as they are needed, for data
-            that fits no disk; validation and test stay in memory. See training/SCALE.md.
+            that fits no disk; validation and test stay in memory. See docs/scale.md.
         shuffle_buffer: rows that each loader process of a streamed run holds, undecoded, to mix their order.
         steps_per_epoch: steps of an epoch of a streamed run; 0 for one pass, where the source says how many rows it
             has.
@@ -179,7 +179,7 @@ def _check_streaming(config: TrainConfig) -> None:
     reasons = {
         "captions_per_image is 0: set how many captions of its image an item shows": not config.captions_per_image,
         "tokenizer is 'train': give one that is trained already": config.tokenizer == "train" and not config.init_from,
-        "instruction_epochs is not 0: train the prior with training.pretrain_instruction": config.instruction_epochs,
+        "instruction_epochs is not 0: train the prior with training.pretrain_tower": config.instruction_epochs,
         "cache_images is on: turn it off": config.cache_images,
         "split_list is set: give shards that are named after their split": config.split_list,
     }

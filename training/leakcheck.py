@@ -10,186 +10,34 @@ found. Written are leaks.json, removal.txt (training files to leave out, one a l
 """
 
 import argparse
-import hashlib
 import json
 import logging
-import sys
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from datasets import Dataset
-from datasets import Image as ImageFeature
-from PIL import Image, ImageFilter
 
-from modeling_pir.images import open_image
-from training.compare_report import markdown_table
-from training.data import image_bytes_or_path, load_image_captions
-from training.evaluation_pictures import pairs_picture
+from modeling_pir.errors import one_sentence
+from training.data.duplicates import (
+    DOUBT_FROM,
+    MAX_BITS,
+    MAX_SHIFT,
+    ORIENTATIONS,
+    SAME_FROM,
+    SIDE,
+    Pair,
+    find_pairs,
+    fingerprints,
+)
+from training.data.sources import load_image_captions
+from training.report.pictures import pairs_picture
+from training.report.tables import markdown_table
 
-SIDE = 64  # pixels of the grey thumbnails that are hashed and compared
-# Measured on every tenth test image of RSICD: 95 % of its copies compressed at quality 40, halved or brightened are
-# above 0.83; those shifted by 4 % or cropped by 2 % of the side are all above 0.46. Pairs of RSICD that show two places
-# stay below 0.52, but UCM's runways, painted alike, reach 0.79: look at the pairs before removing images.
-MAX_BITS = 16  # of 64, that the hashes of one picture may differ in
-SAME_FROM = 0.75  # correlation of details from which two images are taken for one picture
-DOUBT_FROM = 0.5  # from which a person should look
-MAX_SHIFT = 8  # pixels of a thumbnail by which one may be shifted
-BLUR = 2  # pixels; what a blur of that radius takes away is detail
 NUM_SHOWN = 8  # pairs in the picture, of each kind
 NUM_LISTED = 30  # pairs in a table of the report
-ORIENTATIONS = {
-    "as it is": None,
-    "turned 90": Image.Transpose.ROTATE_90,
-    "turned 180": Image.Transpose.ROTATE_180,
-    "turned 270": Image.Transpose.ROTATE_270,
-    "mirrored": Image.Transpose.FLIP_LEFT_RIGHT,
-    "upside down": Image.Transpose.FLIP_TOP_BOTTOM,
-    "transposed": Image.Transpose.TRANSPOSE,
-    "transversed": Image.Transpose.TRANSVERSE,
-}
-
-
-@dataclass
-class Fingerprints:
-    """What is compared of a list of images.
-
-    Attributes:
-        names: `data/split/filename`.
-        digests: SHA-256 of size and RGB pixels, the same for the same picture in any file format without loss.
-        thumbnails: (images, SIDE, SIDE) uint8, grey.
-        hashes: (images, orientations) uint64, perceptual hash of each orientation; one column for the training side.
-    """
-
-    names: list[str]
-    digests: list[str]
-    thumbnails: np.ndarray
-    hashes: np.ndarray
-
-
-@dataclass
-class Pair:
-    """Two images that are or may be one picture.
-
-    Attributes:
-        train: `data/split/filename` of the one that should not have been trained on.
-        test: `data/split/filename` of the other.
-        identical: the same pixels.
-        bits: of 64 that the hashes differ in.
-        orientation: of the test image in which they agree.
-        correlation: of the details, up to 1.
-    """
-
-    train: str
-    test: str
-    identical: bool
-    bits: int
-    orientation: str
-    correlation: float
-
-    @property
-    def is_same(self) -> bool:
-        """Whether they are taken for one picture."""
-        return self.identical or self.correlation >= SAME_FROM
-
-
-def perceptual_hash(thumbnail: Image.Image) -> int:
-    """64 bits that survive scaling, compression and brightness (`imagehash.phash`)."""
-    try:
-        import imagehash
-    except ImportError as error:
-        raise ImportError("The leak check needs imagehash: pip install 'modeling-pir[eval]'.") from error
-    return int(np.packbits(imagehash.phash(thumbnail).hash.ravel()).view(">u8")[0])
-
-
-def fingerprints(splits: dict[str, Dataset], orientations: Sequence[str]) -> Fingerprints:
-    """Hash all images of some splits.
-
-    Args:
-        splits: name to rows.
-        orientations: keys of `ORIENTATIONS` to hash each image in.
-
-    Returns:
-        The fingerprints, split after split.
-    """
-
-    def of_image(rows: Dataset, index: int) -> tuple[str, np.ndarray, list[int]]:
-        row = rows[index]
-        image = open_image(image_bytes_or_path(row["image"]), row["filename"])
-        digest = hashlib.sha256(str(image.size).encode() + image.tobytes()).hexdigest()
-        thumbnail = image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-        hashes = [perceptual_hash(_turned(thumbnail, orientation)) for orientation in orientations]
-        return digest, np.asarray(thumbnail), hashes
-
-    names, parts = [], []
-    for split, rows in splits.items():
-        undecoded = rows.select_columns(["image", "filename"]).cast_column("image", ImageFeature(decode=False))
-        names += [f"{split}/{filename}" for filename in rows["filename"]]
-        with ThreadPoolExecutor() as pool:
-            parts += pool.map(of_image, [undecoded] * len(rows), range(len(rows)))
-    digests, thumbnails, hashes = zip(*parts, strict=True)
-    return Fingerprints(names, list(digests), np.stack(thumbnails), np.array(hashes, dtype=np.uint64))
-
-
-def find_pairs(train: Fingerprints, test: Fingerprints) -> list[Pair]:
-    """Images of the one side that are, or may be, a picture of the other.
-
-    Args:
-        train: hashed as they are.
-        test: hashed in all `ORIENTATIONS`.
-
-    Returns:
-        The pairs with a correlation of at least `DOUBT_FROM`, most alike first; none of an image with itself.
-    """
-    pairs: dict[tuple[str, str], Pair] = {}
-    for index, name in enumerate(test.names):
-        bits = np.bitwise_count(train.hashes[:, :1] ^ test.hashes[index])  # (train, orientations)
-        for other, turn in zip(*np.nonzero(bits <= MAX_BITS), strict=True):
-            if train.names[other] == name:  # where both sides are the test side
-                continue
-            orientation = list(ORIENTATIONS)[turn]
-            identical = bool(turn == 0 and train.digests[other] == test.digests[index])
-            turned = np.asarray(_turned(Image.fromarray(test.thumbnails[index]), orientation))
-            correlation = 1.0 if identical else detail_correlation(train.thumbnails[other], turned)
-            pair = Pair(train.names[other], name, identical, int(bits[other, turn]), orientation, correlation)
-            best = pairs.get((pair.train, pair.test))  # of its orientations: a symmetric picture agrees in several
-            if correlation >= DOUBT_FROM and (best is None or correlation > best.correlation):
-                pairs[pair.train, pair.test] = pair
-    return sorted(pairs.values(), key=lambda pair: (not pair.identical, -pair.correlation, pair.train, pair.test))
-
-
-def detail_correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Largest correlation of the second image's inner part with the first one's details, over all shifts.
-
-    Args:
-        first: (SIDE, SIDE) grey.
-        second: (SIDE, SIDE) grey.
-
-    Returns:
-        -1 to 1; 0 where one has no detail. Coarse brightness, which any two beaches share, is taken out.
-    """
-    inner = _details(second)[MAX_SHIFT:-MAX_SHIFT, MAX_SHIFT:-MAX_SHIFT]
-    inner = inner - inner.mean()
-    windows = np.lib.stride_tricks.sliding_window_view(_details(first), inner.shape)  # (shifts, shifts, inner, inner)
-    norms = windows.std(axis=(2, 3)) * np.sqrt(inner.size) * np.linalg.norm(inner)
-    products = np.einsum("ijkl,kl->ij", windows, inner)
-    return float(np.divide(products, norms, out=np.zeros_like(products), where=norms > 1e-3).max())
-
-
-def _details(thumbnail: np.ndarray) -> np.ndarray:
-    """What a blur takes away, flattened where it is strong, so that a few bright lines do not decide."""
-    blurred = Image.fromarray(thumbnail).filter(ImageFilter.GaussianBlur(BLUR))
-    details = thumbnail - np.asarray(blurred, dtype=np.float64)
-    return np.tanh(details / max(2 * np.median(np.abs(details)), 0.5))  # half a grey value is rounding
-
-
-def _turned(image: Image.Image, orientation: str) -> Image.Image:
-    turn = ORIENTATIONS[orientation]
-    return image if turn is None else image.transpose(turn)
 
 
 def shared_captions(train: dict[str, Dataset], test: dict[str, Dataset]) -> dict[str, Any]:
@@ -348,7 +196,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command; bad input gets one sentence."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     args = parse_args(arguments)
-    try:
+    with one_sentence():
         train = load_side(args.train, args.train_splits, args.split_list)
         test = load_side(args.test, args.test_splits, args.split_list if args.test == args.train else None)
         both = sorted(set(train) & set(test))
@@ -357,8 +205,6 @@ def main(arguments: list[str] | None = None) -> None:
                 f"{both[0]!r} is on both sides: name a split of the training side and another of the test side."
             )
         result = check_leaks(train, test, args.output_dir)
-    except (ValueError, ImportError) as error:
-        sys.exit(f"error: {error}")
     print(
         f"{len(result['pairs'])} pairs, {len(result['removal'])} training images to remove, "
         f"{len(result['doubtful_pairs'])} pairs to judge, {len(result['pairs_within_test'])} pairs within test, "

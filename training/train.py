@@ -10,11 +10,8 @@ The loop is `train`, top to bottom. A run that gets SIGTERM saves itself and exi
 
 import argparse
 import dataclasses
-import json
 import logging
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,34 +21,35 @@ import torch
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.utils import set_seed
 from datasets import Dataset
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from modeling_pir import PIRConfig, PIRModel, PIRProcessor
-from training.augment import Augmentation
-from training.build import add_lora, build_model_and_processor, freeze_modules, without_adapters
-from training.checkpoint import (
+from modeling_pir import PIRModel, PIRProcessor
+from modeling_pir.errors import one_sentence
+from training.config import TrainConfig, load_config, parse_assignments
+from training.data.loader import build_loader, epoch_batches, load_splits
+from training.data.rows import scene_names
+from training.data.stream import Stream
+from training.evaluation.split_embeddings import evaluate_split
+from training.loop.grad_cache import cached_backward
+from training.loop.joint_loss import joint_losses
+from training.loop.optim import parameter_groups, warmup_then_decay
+from training.loop.raw_temperatures import train_raw_temperatures
+from training.loop.sharding import check_sharding, prepare_sharding, whole_model
+from training.model.adapters import add_lora, freeze_modules
+from training.model.build import build_model_and_processor
+from training.model.scene_classifier import prepare_instruction
+from training.report.run_report import finish_run
+from training.run.checkpoint import (
     EXIT_PREEMPTED,
     Preempted,
-    check_resumable,
     checkpoints,
-    disk_full,
+    is_told_to_stop,
     load_checkpoint,
-    recover_folder,
     save_checkpoint,
     seed_step,
-    write_folder,
+    stop_at_sigterm,
 )
-from training.config import TrainConfig, load_config, parse_assignments, save_config
-from training.data import TrainCollator, TrainItems, load_image_captions, scene_names
-from training.evaluate import evaluate_split
-from training.grad_cache import cached_backward, joint_losses
-from training.optim import parameter_groups, warmup_then_decay
-from training.pretrain_instruction import SceneCollator, train_on_scenes
-from training.raw_temperatures import train_raw_temperatures
-from training.record import describe_starts, environment, finish_run, split_facts
-from training.sharding import check_sharding, prepare_sharding, whole_model
-from training.stream import Stream, StreamItems, StreamLoader, in_memory, open_streams
+from training.run.folder import keep_records, open_run, save, write_record
 
 logger = logging.getLogger(__name__)
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "sample.yaml"
@@ -59,111 +57,6 @@ NEW_RUN = {
     "epoch": 0, "step": 0, "step_in_epoch": 0, "records": 0, "best": None, "prior": None,
     "seconds": 0.0, "seconds_waiting": 0.0, "seconds_in_steps": 0.0,
 }  # fmt: skip
-
-
-def load_splits(config: TrainConfig) -> dict[str, Dataset | Stream]:
-    """The train, validation and test rows of the run, checked before any work starts."""
-    if config.streaming:
-        return load_streamed_splits(config)
-    options = {
-        "split_list": config.split_list,
-        "revision": config.data_revision,
-        "skip_bad_images": config.skip_bad_images,
-    }
-    splits = {name: load_image_captions(config.data, name, **options) for name in ("train", "validation", "test")}
-    num_items = len(splits["train"])
-    if not config.captions_per_image:
-        num_items = sum(len(captions) for captions in splits["train"]["captions"])
-    if num_items < config.batch_size:
-        raise ValueError(
-            f"The training split of {config.data!r} gives {num_items} items, fewer than one batch of "
-            f"{config.batch_size}: lower batch_size."
-        )
-    check_scenes(config, splits["train"])
-    return splits
-
-
-def load_streamed_splits(config: TrainConfig) -> dict[str, Dataset | Stream]:
-    """The training shards as they are, validation and test in memory and checked.
-
-    Scenes are those of validation, because only reading all shards would tell which the training split has.
-    """
-    streams = open_streams(config.data, config.data_revision)
-    for name in ("train", "validation", "test"):
-        if name not in streams:
-            raise ValueError(f"There is no split {name!r} in {config.data!r}: its shards are {', '.join(streams)}.")
-    splits = {name: in_memory(streams[name], name, config.skip_bad_images) for name in ("validation", "test")}
-    check_scenes(config, splits["validation"])
-    return {"train": streams["train"]} | splits
-
-
-def check_scenes(config: TrainConfig, rows: Dataset) -> None:
-    """One sentence where the affiliation loss is on and no row names a scene."""
-    affiliation_weight = config.model.get("affiliation_weight", PIRConfig.affiliation_weight)
-    if affiliation_weight and not any(rows["scene"]):
-        raise ValueError(
-            f"{config.data!r} names no scenes, which the affiliation loss needs: add a scene column, or train without "
-            "that loss (--set model.affiliation_weight=0)."
-        )
-
-
-def make_items(
-    rows: Dataset, scenes: list[str], config: TrainConfig, processor: PIRProcessor, **options: object
-) -> TrainItems:
-    """Training items of a split, augmented as the configuration says."""
-    settings = {"captions_per_image": config.captions_per_image, "cache_images": config.cache_images} | options
-    return TrainItems(
-        rows,
-        scenes,
-        image_size=processor.image_processor.size["height"],
-        crop_scale=config.crop_scale,
-        rand_augment=config.rand_augment,
-        flips_and_turns=config.flips_and_turns,
-        seed=config.seed,
-        **settings,
-    )
-
-
-def build_loader(
-    config: TrainConfig,
-    rows: Dataset | Stream,
-    scenes: list[str],
-    processor: PIRProcessor,
-    accelerator: Accelerator,
-) -> DataLoader | StreamLoader:
-    """The loader of the training split, not prepared: a stream's has this process's share already."""
-    collate = TrainCollator(processor)
-    if not config.streaming:
-        items = make_items(rows, scenes, config, processor)
-        return DataLoader(
-            items, config.batch_size, shuffle=True, drop_last=True, collate_fn=collate, num_workers=config.num_workers
-        )
-    image_size = processor.image_processor.size["height"]
-    items = StreamItems(
-        rows,
-        scenes,
-        config.captions_per_image,
-        Augmentation(image_size, config.crop_scale, config.rand_augment, config.flips_and_turns),
-        config.shuffle_buffer,
-        config.seed,
-        accelerator.process_index,
-        accelerator.num_processes,
-        config.num_workers,
-        config.skip_bad_images,
-    )
-    return StreamLoader(items, collate, config.batch_size, config.steps_per_epoch, accelerator)
-
-
-def epoch_batches(
-    accelerator: Accelerator, loader: DataLoader | StreamLoader, epoch: int, start: int
-) -> Iterable[dict[str, torch.Tensor]]:
-    """The batches of an epoch from step `start` of it on, the same whether or not those before were asked for."""
-    if isinstance(loader, StreamLoader):
-        return loader.epoch(epoch, start)
-    loader.dataset.set_epoch(epoch)
-    batches = accelerator.skip_first_batches(loader, start) if start else loader
-    batches.set_epoch(epoch)
-    return batches
 
 
 def timed(batches: Iterable[dict], state: dict[str, Any]) -> Iterable[dict]:
@@ -192,24 +85,6 @@ def check_loss(loss: torch.Tensor, step: int, output_dir: Path) -> None:
         raise FloatingPointError(
             f"The loss is {loss.item()} at step {step}: training stopped, {state}. Lower learning_rate."
         )
-
-
-def save(folder: Path, model: PIRModel, processor: PIRProcessor, save_dtype: str) -> None:
-    """Write a `from_pretrained` folder, whole or not at all.
-
-    Matrices are stored in `save_dtype`; vectors and statistics of norms, which weigh nothing, in float32. config.json
-    still says float32, in which `from_pretrained` then computes.
-    """
-
-    def write(partial: Path) -> None:
-        plain = without_adapters(model)
-        matrices = {name for name, parameter in plain.named_parameters() if parameter.dim() > 1}
-        dtype = getattr(torch, save_dtype)
-        state = {name: value.to(dtype) if name in matrices else value for name, value in plain.state_dict().items()}
-        plain.save_pretrained(partial, state_dict=state)
-        processor.save_pretrained(partial)
-
-    write_folder(folder, write)
 
 
 def build_accelerator(config: TrainConfig) -> Accelerator:
@@ -339,59 +214,6 @@ def since(state: dict[str, Any], start: float) -> dict[str, Any]:
     return state | {"seconds": state["seconds"] + time.perf_counter() - start}
 
 
-def stop_at_sigterm() -> threading.Event:
-    """An event that is set when the process is told to end, as a preempted node is."""
-    stop = threading.Event()
-    if threading.current_thread() is threading.main_thread():  # Python lets no other thread set a handler
-        signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
-    return stop
-
-
-def is_told_to_stop(accelerator: Accelerator, stop: threading.Event) -> bool:
-    """Whether any process was told to stop; all of them learn it at the same step."""
-    if accelerator.num_processes == 1:
-        return stop.is_set()
-    if stop.is_set():
-        accelerator.set_trigger()
-    return accelerator.check_trigger()
-
-
-def open_run(config: TrainConfig, splits: dict[str, Dataset | Stream], accelerator: Accelerator, resume: bool) -> None:
-    """Write what the run is into its folder, or check that the run that is resumed is this one.
-
-    Raises:
-        ValueError: the folder holds a run already, or the resumed run was another one.
-    """
-    output_dir = Path(config.output_dir)
-    if resume:
-        fingerprints = {name: split_facts(rows)["fingerprint"] for name, rows in splits.items()}
-        check_resumable(config, fingerprints, accelerator.num_processes)
-    elif (output_dir / "config.yaml").exists():
-        raise ValueError(
-            f"{config.output_dir!r} holds a run already: go on with it (--resume), choose another --output-dir, or "
-            "remove it."
-        )
-    accelerator.wait_for_everyone()
-    if not accelerator.is_main_process:
-        return
-    if resume:
-        for name in ("best", "last"):
-            recover_folder(output_dir / name)
-        return
-    output_dir.mkdir(parents=True, exist_ok=True)
-    facts = environment(accelerator, splits) | {"starts": describe_starts(config)}
-    (output_dir / "environment.json").write_text(json.dumps(facts, indent=2))
-    save_config(config, output_dir / "config.yaml")
-
-
-def keep_records(accelerator: Accelerator, output_dir: Path, count: int) -> None:
-    """Cut metrics.jsonl to the records that the checkpoint knows; what came after it will be done again."""
-    if accelerator.is_main_process:
-        path = output_dir / "metrics.jsonl"
-        lines = path.read_text().splitlines(keepends=True)[:count] if path.exists() else []
-        path.write_text("".join(lines))
-
-
 def close_epoch(
     config: TrainConfig,
     accelerator: Accelerator,
@@ -415,31 +237,6 @@ def close_epoch(
         save(output_dir / "best", model, processor, config.save_dtype)
 
 
-def prepare_instruction(
-    model: PIRModel,
-    splits: dict[str, Dataset | Stream],
-    scenes: list[str],
-    config: TrainConfig,
-    processor: PIRProcessor,
-    accelerator: Accelerator,
-) -> dict[str, float] | None:
-    """Load the prior's weights, or train it on scenes, as the configuration says; returns what was measured."""
-    if config.init_instruction is not None:
-        from modeling_pir.convert_backbones import load_instruction_weights
-
-        logger.info("Instruction encoder: %s", load_instruction_weights(model, config.init_instruction))
-    if not config.instruction_epochs or model.instruction_model is None:
-        return None
-    items = make_items(splits["train"], scenes, config, processor, captions_per_image=1)
-    validation_items = make_items(splits["validation"], scenes, config, processor, captions_per_image=1, augment=False)
-    collate = SceneCollator(processor.image_processor)
-    tower = model.instruction_model
-    measured = train_on_scenes(tower, items, validation_items, collate, scenes, config, accelerator)
-    model.tie_weights()  # frozen again
-    model.train(model.training)
-    return {name: measured[name] for name in ("scene_accuracy", "scene_loss", "seconds")}
-
-
 def scalars(losses: object, grad_norm: torch.Tensor | None, scheduler: object, model: PIRModel) -> dict[str, float]:
     """What a line of metrics.jsonl says of a step; temperatures as the factors that multiply cosines."""
     record = {"loss": losses.loss.item(), "contrastive_loss": losses.contrastive_loss.item()}
@@ -448,20 +245,6 @@ def scalars(losses: object, grad_norm: torch.Tensor | None, scheduler: object, m
     if grad_norm is not None:
         record["grad_norm"] = float(grad_norm)
     return record | {"learning_rate": scheduler.get_last_lr()[0], "logit_scale": model.logit_scale.exp().item()}
-
-
-def write_record(accelerator: Accelerator, output_dir: Path, record: dict, state: dict[str, Any]) -> None:
-    """Append a line to metrics.jsonl and hand it to the trackers, on the main process."""
-    if not accelerator.is_main_process:
-        return
-    path = output_dir / "metrics.jsonl"
-    try:
-        with path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
-    except OSError as error:
-        raise disk_full(error, path) or error from error
-    state["records"] += 1
-    accelerator.log({key: value for key, value in record.items() if isinstance(value, int | float)}, step=state["step"])
 
 
 def parse_args(arguments: list[str] | None = None) -> tuple[TrainConfig, bool]:
@@ -485,12 +268,11 @@ def main() -> None:
     """Run the command; bad input gets one sentence."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        folder = train(*parse_args())
+        with one_sentence():
+            folder = train(*parse_args())
     except Preempted as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_PREEMPTED)
-    except (ValueError, FloatingPointError, OSError) as error:
-        sys.exit(f"error: {error}")
     print(f"{folder / 'report.md'} is the report; {folder / 'best'} loads with PIRModel.from_pretrained.")
 
 

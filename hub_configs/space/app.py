@@ -3,8 +3,8 @@
 import os
 
 from modeling_pir import PIRModel, PIRProcessor
-from modeling_pir.index import PIRIndex
-from modeling_pir.page import launch
+from modeling_pir.demo.page import launch
+from modeling_pir.index.pir_index import PIRIndex
 
 model = PIRModel.from_pretrained(os.environ["PIR_MODEL"])
 processor = PIRProcessor.from_pretrained(os.environ["PIR_MODEL"])

@@ -9,7 +9,8 @@ import sys
 from dataclasses import dataclass, field
 
 import torch
-from reference.official_checkpoint import reference_tensor
+
+from tests.reference.official_checkpoint import reference_tensor
 
 
 @dataclass(frozen=True)

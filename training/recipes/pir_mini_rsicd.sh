@@ -11,11 +11,11 @@ random=training/configs/pir_mini_rsicd_random.yaml
 run() { accelerate launch --config_file training/accelerate/cpu.yaml -m "$@" --data "$data"; }
 
 # Scenes at 96 pixels: twice as many images in an hour as at 128, and joint training at 128 follows.
-[ -e towers/rsicd_vision ] || run training.pretrain_instruction --config $random --tower vision \
+[ -e towers/rsicd_vision ] || run training.pretrain_tower --config $random --tower vision \
   --output-dir towers/rsicd_vision --set instruction_epochs=40 --set image_size=96 --set batch_size=64 --set crop_scale=0.35
-[ -e towers/rsicd_prior ] || run training.pretrain_instruction --config $random --tower instruction \
+[ -e towers/rsicd_prior ] || run training.pretrain_tower --config $random --tower instruction \
   --output-dir towers/rsicd_prior --set instruction_epochs=15 --set image_size=96 --set batch_size=64 --set crop_scale=0.35
-[ -e towers/minilm_rsicd ] || python -m training.prune_text --text-model "$text" \
+[ -e towers/minilm_rsicd ] || python -m training.model.prune_text --text-model "$text" \
   --name sentence-transformers/all-MiniLM-L6-v2 --layers 0 1 2 --vocab-size 3000 --data "$data" --split-list rsicd \
   --output-dir towers/minilm_rsicd
 for name in pir_mini_rsicd pir_mini_rsicd_random; do

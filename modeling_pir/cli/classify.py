@@ -1,0 +1,51 @@
+"""`pir classify`: which of some sentences fits an image best."""
+
+import argparse
+import json
+
+from .options import Subparsers, add_command, add_model, load_model
+from .text import table
+
+
+def add_classify(subparsers: Subparsers) -> None:
+    """Options of `pir classify`."""
+    parser = add_command(
+        subparsers,
+        "classify",
+        _classify,
+        "say which of some labels fits images best, without training for them",
+        "pir classify photo.jpg --labels airport,forest,harbor --model org/pir-rsicd",
+    )
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
+    parser.add_argument("--labels", required=True, help="separated by commas")
+    parser.add_argument(
+        "--template", default="an aerial image of {}", help="sentence of a label (default: %(default)s)"
+    )
+    add_model(parser)
+
+
+def _classify(args: argparse.Namespace) -> int:
+    """Probabilities of the labels: softmax of the scaled similarities, as `PIRModel.forward` scales them."""
+    from ..inference.embed import embed_images, embed_texts
+    from ..inference.images import open_image
+    from ..modeling_pir import MAX_LOGIT_SCALE
+
+    labels = list(dict.fromkeys(label.strip() for label in args.labels.split(",") if label.strip()))
+    if len(labels) < 2:
+        raise ValueError(f"--labels {args.labels!r} names {len(labels)} labels: give two or more, separated by commas.")
+    if "{}" not in args.template:
+        raise ValueError(f"--template {args.template!r} has no {{}}: put it where the label goes.")
+    images = [open_image(path) for path in args.images]
+    model, processor = load_model(args)
+    texts = embed_texts(model, processor, [args.template.replace("{}", label) for label in labels])
+    similarity = embed_images(model, processor, images, args.batch_size) @ texts.T  # (images, labels)
+    scale = model.logit_scale.detach().float().cpu().exp().clamp(max=MAX_LOGIT_SCALE)
+    probabilities = (scale * similarity).softmax(dim=-1).tolist()
+    rows = [("image", "label", "probability")]
+    results = []
+    for path, values in zip(args.images, probabilities, strict=True):
+        ranked = sorted(zip(labels, values, strict=True), key=lambda pair: -pair[1])
+        results.append({"image": path, "probabilities": dict(ranked)})
+        rows += [(path, label, f"{value:.3f}") for label, value in ranked[:5]]
+    print(json.dumps(results) if args.json else table(rows))
+    return 0

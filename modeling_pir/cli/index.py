@@ -1,0 +1,111 @@
+"""`pir index`: make an index of an archive, or bring it up to date."""
+
+import argparse
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from .options import Subparsers, add_chips, add_cluster, add_command, add_model, load_model
+from .text import index_text
+
+if TYPE_CHECKING:
+    from ..index.embed_files import EmbeddedFile
+    from ..index.pir_index import AddReport, PIRIndex
+
+
+def add_index(subparsers: Subparsers) -> None:
+    """Options of `pir index`."""
+    parser = add_command(
+        subparsers,
+        "index",
+        _index,
+        "add a folder of images and scenes to an index, or what has changed in it",
+        "pir index /data/archive --index archive.lance --model org/pir-rsicd",
+    )
+    parser.add_argument("sources", nargs="*", metavar="SOURCE", help="folder or file; a second run adds what is new")
+    parser.add_argument("--index", required=True, help="folder, file or address (s3://...) of the index")
+    add_model(parser, required=False)
+    add_chips(parser, overlap=0.25)
+    add_cluster(parser)
+    parser.add_argument("--delete-missing", action="store_true", help="also delete what is gone from the folder")
+    parser.add_argument("--delete", metavar="SQL", help="delete rows, such as \"scene = 'airport'\"")
+    parser.add_argument("--export", metavar="FILE", help="write all rows to a .geojson or .parquet file")
+    parser.add_argument(
+        "--check", nargs="?", type=int, const=100, metavar="QUERIES", help="recall against exact search (100 queries)"
+    )
+
+
+def _index(args: argparse.Namespace) -> int:
+    """Do what is asked for, in the order: add, delete, export, check."""
+    if not args.sources and args.delete is None and args.export is None and args.check is None:
+        raise ValueError("There is nothing to do: name a SOURCE, or one of --delete, --export and --check.")
+    if args.delete_missing and not (len(args.sources) == 1 and os.path.isdir(args.sources[0])):
+        raise ValueError("--delete-missing needs exactly one SOURCE, the folder whose state the index is to take.")
+    index = open_or_create(args)
+    result: dict = {"index": index.path, "engine": index.store.kind}
+    if args.sources:
+        result |= asdict(add_sources(index, args))
+    if args.delete is not None:
+        result["deleted"] = result.get("deleted", 0) + index.delete(args.delete)
+    if args.export is not None:
+        result |= {"export": args.export, "exported": index.export(args.export)}
+    if args.check is not None:
+        result["recall@10"] = index.check(args.check)
+    result["rows"] = len(index)
+    print(json.dumps(result) if args.json else index_text(result))
+    return 1 if result.get("errors") else 0
+
+
+def open_or_create(args: argparse.Namespace) -> "PIRIndex":
+    """The index that is named; made if there are sources to put into it."""
+    from ..index.pir_index import PIRIndex
+
+    try:
+        return PIRIndex.open(args.index)
+    except ValueError:
+        if not args.sources or ("://" not in args.index and os.path.exists(args.index)):
+            raise
+    for source in args.sources:
+        if not os.path.exists(source):
+            raise ValueError(f"{source} does not exist: name a folder of images and scenes, or one of them.")
+    return PIRIndex.create(args.index, *load_model(args))
+
+
+def add_sources(index: "PIRIndex", args: argparse.Namespace) -> "AddReport":
+    """Add what is new; the model is loaded only if there is something to embed, or if another one is named."""
+    from ..index.pir_index import PIRIndex
+
+    scan = index.scan(*args.sources)
+    files = scan.new + scan.changed
+    named = args.model and (os.path.abspath(args.model) if os.path.isdir(args.model) else args.model)
+    is_other = named not in (None, index.metadata["model_id"]) or args.revision not in (
+        None,
+        index.metadata["revision"],
+    )
+    if index.model is None and (files or is_other):
+        index = PIRIndex.open(index.path, *load_model(args, index))
+    embedded = _embed(index, files, scan.labels, args) if files else ()
+    return index.write(embedded, scan, args.delete_missing)
+
+
+def _embed(index: "PIRIndex", files: list[str], labels: dict, args: argparse.Namespace) -> Iterator["EmbeddedFile"]:
+    """Embed files here or on Ray."""
+    from ..index.embed_files import ChipOptions, embed_files
+
+    chips = ChipOptions(args.chip_size, args.ground_resolution, args.overlap, args.bands and tuple(args.bands))
+    if args.engine == "local":
+        return embed_files(index.model, index.processor, files, chips, labels, args.batch_size, not args.json)
+    from ..index.embed_files import ray_embed_files
+
+    return ray_embed_files(
+        index.metadata,
+        files,
+        chips,
+        labels,
+        args.batch_size,
+        address=args.address,
+        num_workers=args.workers,
+        progress=not args.json,
+    )

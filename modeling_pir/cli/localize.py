@@ -1,0 +1,58 @@
+"""`pir localize`: where in a large scene a sentence applies."""
+
+import argparse
+import json
+import os
+from dataclasses import asdict
+
+from .options import Subparsers, add_chips, add_command, add_model, load_model
+from .text import table
+
+
+def add_localize(subparsers: Subparsers) -> None:
+    """Options of `pir localize`."""
+    parser = add_command(
+        subparsers,
+        "localize",
+        _localize,
+        "find the places of one large scene that fit a sentence, as a heat map",
+        'pir localize scene.tif "a pond in farmland" --output maps --model org/pir-rsicd',
+    )
+    parser.add_argument("scene", help="GeoTIFF or another raster")
+    parser.add_argument("sentence", help="what to look for")
+    parser.add_argument("--output", default=".", help="folder of the PNG and the GeoTIFF (default: here)")
+    parser.add_argument("--places", type=int, default=5, help="best places that are listed (default: %(default)s)")
+    add_model(parser)
+    add_chips(parser, overlap=0.5)
+
+
+def _localize(args: argparse.Namespace) -> int:
+    """Draw the heat map and list the best places."""
+    from ..geo.localize import localize
+
+    if not os.path.exists(args.scene):
+        raise ValueError(f"{args.scene} does not exist: name a scene.")
+    found = localize(
+        *load_model(args),
+        args.scene,
+        args.sentence,
+        args.output,
+        args.chip_size,
+        args.ground_resolution,
+        args.overlap,
+        args.bands,
+        args.places,
+        args.batch_size,
+        progress=not args.json,
+    )
+    places = [asdict(place) for place in found.places]
+    files = {"picture": str(found.picture), "geotiff": str(found.geotiff), "crs": found.crs}
+    if args.json:
+        print(json.dumps({"places": places, **files}))
+        return 0
+    rows = [("rank", "similarity", "window", "bounds")]
+    for rank, place in enumerate(found.places, start=1):
+        bounds = ",".join(f"{degrees:.5f}" for degrees in place.bounds or ())
+        rows.append((str(rank), f"{place.similarity:.3f}", ",".join(map(str, place.window)), bounds))
+    print(f"{table(rows)}\n{found.num_chips} chips compared; written: {found.picture} and {found.geotiff}")
+    return 0

@@ -1,0 +1,61 @@
+"""The `pir` command: index an archive, search it, embed data sets, and what else a model is good for.
+
+    pir index /data/archive --index archive.lance --model org/pir-rsicd
+    pir search "planes beside a terminal" --index archive.lance --picture found.png
+
+Exit codes: 0 all done; 1 done, but some files could not be read (they are listed); 2 nothing done, one sentence says
+why; 130 interrupted.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from .classify import add_classify
+from .convert import convert
+from .demo import add_demo
+from .embed import add_embed
+from .index import add_index
+from .localize import add_localize
+from .search import add_search
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: without the program's name; None takes the command line's.
+
+    Returns:
+        The exit code.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments[:1] == ["convert"]:  # has its own options
+        return convert(arguments[1:])
+    args = build_parser().parse_args(arguments)
+    try:
+        return args.run(args)
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        sentence = " ".join(str(error).split())
+        if args.json:
+            print(json.dumps({"error": sentence}))
+        print(f"pir {args.command}: {sentence}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"pir {args.command}: interrupted; what was written is kept, run it again for the rest.", file=sys.stderr)
+        return 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all subcommands."""
+    parser = argparse.ArgumentParser("pir", description="Find satellite images by a sentence.")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add_index(subparsers)
+    add_search(subparsers)
+    add_embed(subparsers)
+    add_localize(subparsers)
+    add_classify(subparsers)
+    add_demo(subparsers)
+    subparsers.add_parser("convert", help="turn a checkpoint of the official code into a folder for from_pretrained")
+    return parser

@@ -1,0 +1,75 @@
+"""Options that several commands share, and the model that they name."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..index.pir_index import PIRIndex
+    from ..modeling_pir import PIRModel
+    from ..processing_pir import PIRProcessor
+
+
+SHIPPED_MODEL = Path(__file__).parents[2] / "hub_configs" / "pir-mini-rsicd"  # in a checkout; not in a wheel
+Subparsers = argparse._SubParsersAction
+
+
+def add_command(subparsers: Subparsers, name: str, run: object, summary: str, example: str) -> argparse.ArgumentParser:
+    """A subcommand with an example in its help."""
+    parser = subparsers.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
+    return parser
+
+
+def add_model(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """Options that say which model, and where it runs."""
+    default = "" if required else " (default: the one that made the index; for a new one, that of this checkout)"
+    parser.add_argument("--model", required=required, help=f"Hub id or folder of a PIR model{default}")
+    parser.add_argument("--revision", help="branch, tag or commit on the Hub")
+    parser.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU if there is one)")
+    parser.add_argument("--batch-size", type=int, default=64, help="images encoded at once (default: %(default)s)")
+
+
+def add_chips(parser: argparse.ArgumentParser, overlap: float) -> None:
+    """Options of how scenes are cut."""
+    parser.add_argument("--chip-size", type=int, default=224, help="pixels of a chip's side (default: %(default)s)")
+    parser.add_argument("--ground-resolution", type=float, help="metres per pixel of a chip (default: the file's own)")
+    parser.add_argument(
+        "--overlap", type=float, default=overlap, help="share of a side that chips share (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--bands", type=int, nargs=3, metavar=("RED", "GREEN", "BLUE"), help="band numbers from 1 (default: found out)"
+    )
+
+
+def add_cluster(parser: argparse.ArgumentParser) -> None:
+    """Options of where bulk work is done."""
+    parser.add_argument("--engine", choices=("local", "ray"), default="local", help="this process, or Ray's workers")
+    parser.add_argument("--workers", type=int, help="Ray: processes with a model each (default: one per GPU)")
+    parser.add_argument("--address", help='Ray: of a cluster, such as "auto" (default: start Ray here)')
+
+
+def load_model(args: argparse.Namespace, index: "PIRIndex | None" = None) -> tuple["PIRModel", "PIRProcessor"]:
+    """The model that is named, or the one that made the index."""
+    import torch
+
+    from ..hub.pretrained import load_pretrained
+
+    name, revision = args.model, args.revision
+    if name is None and index is not None:
+        name, revision = index.metadata["model_id"], index.metadata["revision"]
+    if name is None:
+        if not SHIPPED_MODEL.is_dir():
+            raise ValueError("No model is named: add --model with a Hub id or a folder.")
+        print(f"No model is named: the small one of this checkout is used, {SHIPPED_MODEL.name}.", file=sys.stderr)
+        name = str(SHIPPED_MODEL)
+    model, processor = load_pretrained(name, revision)
+    return model.to(args.device or ("cuda" if torch.cuda.is_available() else "cpu")), processor

@@ -1,0 +1,1 @@
+"""Georeferenced rasters: read, cut into chips, placed on the ground."""

@@ -1,0 +1,228 @@
+"""What an index is made of: the files of an archive, which of them are new, and their images as embedded rows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+from tqdm.auto import tqdm
+
+from ..geo.chips import Chip, iter_chips
+from ..geo.raster import is_georaster
+from ..inference.images import open_image
+from .rows import make_row
+from .scan import file_hash
+from .stores.columns import Row
+
+if TYPE_CHECKING:
+    from ..modeling_pir import PIRModel
+    from ..processing_pir import PIRProcessor
+
+
+GROUP_FILES = 256  # files, or
+GROUP_BYTES = 64_000_000  # of them, that a worker embeds before it hands them over: what a lost node costs
+
+
+@dataclass(frozen=True)
+class ChipOptions:
+    """How scenes are cut, see [`iter_chips`]."""
+
+    chip_size: int = 224
+    ground_resolution: float | None = None
+    overlap: float = 0.25
+    bands: tuple[int, ...] | None = None
+
+
+DEFAULT_CHIPS = ChipOptions()
+
+
+@dataclass
+class EmbeddedFile:
+    """A file's rows, all or none of them.
+
+    Attributes:
+        path: absolute.
+        rows: one per image or chip, with the keys of `COLUMNS`.
+        embeddings: (rows, projection_dim) float32, unit norm.
+        error: a sentence if the file could not be read; there are no rows then.
+    """
+
+    path: str
+    rows: list[Row]
+    embeddings: np.ndarray
+    error: str | None = None
+
+
+def read_file(path: str, chips: ChipOptions, labels: Mapping[str, str]) -> Iterator[tuple[Image.Image, Row]]:
+    """Read a file: a georeferenced scene chip by chip, any other as one image.
+
+    Args:
+        path: absolute.
+        chips: how scenes are cut.
+        labels: scene, date and sensor; they take precedence over what the file says.
+
+    Yields:
+        8-bit RGB images, each with its row.
+
+    Raises:
+        ValueError: a file that cannot be read.
+        OSError: likewise.
+        ImportError: a scene, and rasterio is missing.
+    """
+    status = os.stat(path)
+    state = {"size": status.st_size, "time": status.st_mtime, "hash": file_hash(path)}
+    if is_georaster(path):
+        for chip in iter_chips(path, chips.chip_size, chips.ground_resolution, chips.overlap, chips.bands):
+            yield chip.image, _chip_row(path, chip) | state | labels
+    else:
+        image = open_image(path)
+        yield image, make_row(path, (0, 0, *image.size)) | state | labels
+
+
+def _chip_row(path: str, chip: Chip) -> Row:
+    """The row of a chip."""
+    return make_row(path, chip.window, chip.footprint, chip.bounds, crs=chip.crs, date=chip.date, sensor=chip.sensor)
+
+
+@dataclass
+class _Record:
+    """An image of a file, or with no image the file's end; its error then says why the file is left out."""
+
+    path: str
+    image: Image.Image | None = None
+    row: Row | None = None
+    error: str | None = None
+
+
+def _records(
+    files: Iterable[str], chips: ChipOptions, labels: Mapping[str, Mapping[str, str]], progress: bool
+) -> Iterator[_Record]:
+    """All images of all files, an end after each file."""
+    for path in tqdm(files, desc="embedding", unit="file", disable=not progress):
+        error = None
+        try:
+            for image, row in read_file(path, chips, labels.get(path, {})):
+                yield _Record(path, image, row)
+        except ValueError as problem:
+            error = str(problem)
+        except OSError as problem:
+            error = f"{path} cannot be read ({problem.strerror or problem}): remove it or replace it."
+        yield _Record(path, error=error)
+
+
+def _groups(records: Iterable[_Record], num_images: int) -> Iterator[list[_Record]]:
+    """Cut records into lists that hold `num_images` images, the last one fewer."""
+    group: list[_Record] = []
+    count = 0
+    for record in records:
+        group.append(record)
+        count += record.image is not None
+        if count == num_images:
+            yield group
+            group, count = [], 0
+    if group:
+        yield group
+
+
+def embed_files(
+    model: PIRModel,
+    processor: PIRProcessor,
+    files: Iterable[str],
+    chips: ChipOptions = DEFAULT_CHIPS,
+    labels: Mapping[str, Mapping[str, str]] | None = None,
+    batch_size: int = 64,
+    progress: bool = False,
+) -> Iterator[EmbeddedFile]:
+    """Embed files, images of several files together.
+
+    Args:
+        model: in evaluation mode.
+        processor: its processor.
+        files: absolute paths.
+        chips: how scenes are cut.
+        labels: see [`Scan`].
+        batch_size: images encoded at once.
+        progress: whether to show a progress bar.
+
+    Yields:
+        Each file once, complete, in order.
+    """
+    from ..inference.embed import embed_images
+
+    rows: list[Row] = []  # of the file that is being read
+    vectors: list[np.ndarray] = []
+    no_vector = np.empty((0, model.config.projection_dim), dtype=np.float32)
+    for group in _groups(_records(files, chips, labels or {}, progress), batch_size):
+        images = [record.image for record in group if record.image is not None]
+        embeddings = iter(embed_images(model, processor, images, batch_size).numpy())
+        for record in group:
+            if record.image is not None:
+                rows.append(record.row)
+                vectors.append(next(embeddings))
+                continue
+            if record.error is None:
+                yield EmbeddedFile(record.path, rows, np.stack(vectors))
+            else:
+                yield EmbeddedFile(record.path, [], no_vector, record.error)
+            rows, vectors = [], []
+
+
+def ray_embed_files(
+    description: Mapping[str, object],
+    files: Sequence[str],
+    chips: ChipOptions,
+    labels: Mapping[str, Mapping[str, str]],
+    batch_size: int = 64,
+    **cluster: object,
+) -> Iterator[EmbeddedFile]:
+    """[`embed_files`] on Ray, for [`PIRIndex.write`]: one process writes, so no row is there twice.
+
+    Args:
+        description: of the model, which every node loads by its id.
+        files: absolute paths that every node can reach.
+        chips: how scenes are cut.
+        labels: by path.
+        batch_size: images encoded at once.
+        cluster: see [`run_on_ray`].
+
+    Yields:
+        Each file once, in the order in which they are done.
+    """
+    groups = list(_file_groups(files))
+    items = [(group, {path: labels[path] for path in group if path in labels}) for group in groups]
+    work = partial(_embed_group, chips=chips, batch_size=batch_size)
+    from ..inference.ray_workers import run_on_ray  # torch: not for a scan
+
+    for group in run_on_ray(work, items, description, **cluster):
+        yield from group
+
+
+def _file_groups(files: Sequence[str]) -> Iterator[list[str]]:
+    """Files in groups of so many, or of so many bytes."""
+    group: list[str] = []
+    num_bytes = 0
+    for path in files:
+        group.append(path)
+        num_bytes += os.path.getsize(path) if os.path.isfile(path) else 0
+        if len(group) == GROUP_FILES or num_bytes >= GROUP_BYTES:
+            yield group
+            group, num_bytes = [], 0
+    if group:
+        yield group
+
+
+def _embed_group(
+    model: PIRModel,
+    processor: PIRProcessor,
+    item: tuple[list[str], dict[str, dict[str, str]]],
+    chips: ChipOptions,
+    batch_size: int,
+) -> list[EmbeddedFile]:
+    """A group of files, embedded."""
+    files, labels = item
+    return list(embed_files(model, processor, files, chips, labels, batch_size))

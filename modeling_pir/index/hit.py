@@ -1,0 +1,56 @@
+"""A found image or part of a scene."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from .stores.columns import Row
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A found image or part of a scene.
+
+    Attributes:
+        id: of the row, a hash of path and window.
+        path: of the file; what an image in memory was called.
+        similarity: cosine, in [-1, 1].
+        window: (col_off, row_off, width, height) in pixels of the file.
+        bounds: (west, south, east, north) in degrees; west > east across the antimeridian. None without a place.
+        footprint: GeoJSON geometry in WGS84; None without a place.
+        crs: of the file.
+        date: ISO date, or a part of it.
+        sensor: such as "Landsat-8".
+        scene: label.
+        size: of the file, bytes.
+        time: last change of the file, seconds since 1970.
+    """
+
+    id: str
+    path: str
+    similarity: float
+    window: tuple[int, int, int, int] | None
+    bounds: tuple[float, float, float, float] | None
+    footprint: dict | None
+    crs: str | None
+    date: str | None
+    sensor: str | None
+    scene: str | None
+    size: int | None
+    time: float | None
+
+    @classmethod
+    def from_row(cls, row: Row, similarity: float) -> Hit:
+        """A hit from a row of the index."""
+        window = tuple(row[name] for name in ("col_off", "row_off", "width", "height"))
+        bounds = tuple(row[name] for name in ("minx", "miny", "maxx", "maxy"))
+        footprint = json.loads(row["footprint"]) if row["footprint"] else None
+        same = {name: row[name] for name in ("id", "path", "crs", "date", "sensor", "scene", "size", "time")}
+        return cls(
+            similarity=similarity,
+            window=None if None in window else window,
+            bounds=None if None in bounds else bounds,
+            footprint=footprint,
+            **same,
+        )

@@ -1,0 +1,81 @@
+"""Hits as pictures, and as one sheet."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image, ImageDraw
+
+from ..geo.raster import is_georaster, read_window
+from ..inference.images import open_image
+
+if TYPE_CHECKING:
+    from .hit import Hit
+
+
+SHEET_COLUMNS = 5
+TILE_SIZE = 224  # pixels
+CAPTION_HEIGHT = 34
+THUMBNAIL_SIZE = 512  # pixels, longer side
+
+
+def write_sheet(path: str | Path, hits: Sequence["Hit"]) -> None:
+    """Draw the hits on one sheet, each with rank, similarity, file name and date.
+
+    Args:
+        path: of the picture.
+        hits: most similar first.
+
+    Raises:
+        OSError: the picture cannot be written.
+    """
+    from PIL import Image, ImageDraw
+
+    pass
+
+    num_columns = min(SHEET_COLUMNS, max(1, len(hits)))
+    num_rows = max(1, -(-len(hits) // num_columns))
+    sheet = Image.new("RGB", (num_columns * TILE_SIZE, num_rows * (TILE_SIZE + CAPTION_HEIGHT)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for number, (image, caption) in enumerate(gallery_items(hits)):
+        left, top = number % num_columns * TILE_SIZE, number // num_columns * (TILE_SIZE + CAPTION_HEIGHT)
+        image.thumbnail((TILE_SIZE - 4, TILE_SIZE - 4))
+        sheet.paste(image, (left + 2, top + 2))
+        rank, similarity, *rest = caption.split(" · ")
+        name = " ".join(rest)
+        name = name if len(name) <= 34 else f"...{name[-31:]}"
+        draw.text((left + 4, top + TILE_SIZE), f"{rank}: {similarity}\n{name}", fill="black", font_size=11)
+    sheet.save(path)
+
+
+def hit_image(hit: "Hit") -> Image.Image:
+    """The picture of a hit: its window of a scene, or the whole image.
+
+    Raises:
+        ValueError: the file is gone or broken.
+        ImportError: a scene, and rasterio is missing.
+    """
+    if is_georaster(hit.path):
+        return read_window(hit.path, hit.window, THUMBNAIL_SIZE)
+    image = open_image(hit.path)
+    image.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
+    return image
+
+
+def gallery_items(hits: Sequence["Hit"]) -> list[tuple[Image.Image, str]]:
+    """Pictures with rank, similarity, date and file; a file that is gone becomes a tile that says so."""
+    items = []
+    for rank, hit in enumerate(hits, start=1):
+        try:
+            image = hit_image(hit)
+        except ValueError as error:
+            image = Image.new("RGB", (256, 256), "#333333")
+            ImageDraw.Draw(image).multiline_text((8, 8), _wrap(str(error), 36), fill="white")
+        known = (f"{hit.similarity:.3f}", hit.date, Path(hit.path).name)
+        items.append((image, " · ".join([str(rank), *(text for text in known if text)])))
+    return items
+
+
+def _wrap(text: str, width: int) -> str:
+    """Break a text, which may be a path without spaces, into lines."""
+    return "\n".join(text[start : start + width] for start in range(0, len(text), width))

@@ -1,0 +1,451 @@
+"""An index of an archive: add images and scenes, find them by a sentence or an image, keep it up to date.
+
+    index = PIRIndex.create("archive.lance", model, processor)
+    index.add("/data/archive")
+    for hit in index.search("planes beside a terminal", k=5, where="date >= '2020'"):
+        print(hit.similarity, hit.path, hit.window)
+
+With lancedb (`pip install "modeling-pir[search]"`) an index is a Lance table, for any size; without it a SQLite file
+that is searched exactly, for some hundred thousand rows. Both have the same columns and take the same SQL filters.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from PIL import Image
+
+from ..geo.raster import is_georaster
+from ..hub.identity import describe_model
+from ..inference.images import to_rgb
+from .embed_files import DEFAULT_CHIPS, ChipOptions, EmbeddedFile, embed_files
+from .export import export_rows
+from .hit import Hit
+from .rows import image_row
+from .scan import Scan, list_files, scan_files
+from .stores.lance_store import LanceStore
+from .stores.sqlite_store import ExactStore
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..modeling_pir import PIRModel
+    from ..processing_pir import PIRProcessor
+
+
+COMMIT_ROWS = 10_000  # rows that are written at once, unless
+COMMIT_SECONDS = 20.0  # it is so long since the last were: what a crash can cost
+Source = str | Path | Sequence[str | Path] | Iterable[tuple[Image.Image, Mapping[str, object]]]
+
+
+@dataclass
+class AddReport:
+    """What was done to an index.
+
+    Attributes:
+        added: rows written, one per image or chip.
+        unchanged: files that were in the index as they are.
+        deleted: rows deleted because their file is gone.
+        skipped: files that are no images by their suffix.
+        unplaced: scenes that say nothing about their place, indexed without a footprint.
+        errors: (path, sentence) of files that could not be read; the others are indexed all the same.
+    """
+
+    added: int = 0
+    unchanged: int = 0
+    deleted: int = 0
+    skipped: list[str] = field(default_factory=list)
+    unplaced: list[str] = field(default_factory=list)
+    errors: list[tuple[str, str]] = field(default_factory=list)
+
+
+class PIRIndex:
+    """An index of images; made by [`PIRIndex.create`] and [`PIRIndex.open`].
+
+    Args:
+        store: rows and vectors.
+        model: the one the index was made by; needed to add, and to search by sentence or image.
+        processor: its processor.
+
+    Attributes:
+        path: of the index.
+        metadata: `model_id`, `revision`, `weights` and `dim` of its model, see [`describe_model`].
+    """
+
+    def __init__(
+        self, store: LanceStore | ExactStore, model: PIRModel | None = None, processor: PIRProcessor | None = None
+    ) -> None:
+        self.store = store
+        self.model = model
+        self.processor = processor
+        self.path: str = store.path
+        self.metadata: dict = store.metadata
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        model: PIRModel,
+        processor: PIRProcessor,
+        model_id: str | None = None,
+        revision: str | None = None,
+        engine: Literal["lance", "exact"] | None = None,
+    ) -> PIRIndex:
+        """Make an empty index.
+
+        Args:
+            path: folder or object storage address of the Lance table, or file of the exact index; must not exist.
+            model: in evaluation mode.
+            processor: its processor.
+            model_id: Hub id or folder that the index names as its model; None takes the one it was loaded from.
+            revision: likewise, on the Hub.
+            engine: "lance" or "exact"; None takes Lance if lancedb is installed.
+
+        Returns:
+            The index.
+
+        Raises:
+            ValueError: there is something at the path.
+            ImportError: "lance", and lancedb is missing.
+            OSError: the path cannot be written.
+        """
+        path = _full_path(path)
+        if os.path.exists(path):
+            raise ValueError(f"{path} exists already: open it with PIRIndex.open, or name another path.")
+        engine = engine or ("lance" if importlib.util.find_spec("lancedb") else "exact")
+        store_class = {"lance": LanceStore, "exact": ExactStore}[engine]
+        return cls(store_class.create(path, describe_model(model, model_id, revision)), model, processor)
+
+    @classmethod
+    def open(cls, path: str | Path, model: PIRModel | None = None, processor: PIRProcessor | None = None) -> PIRIndex:
+        """Open an index.
+
+        Args:
+            path: of the index.
+            model: the one it was made by; None to search by vectors, to delete and to export only.
+            processor: its processor.
+
+        Returns:
+            The index.
+
+        Raises:
+            ValueError: no index there, or one made by another model, whose vectors mean something else.
+            ImportError: a Lance table, and lancedb is missing.
+        """
+        path = _full_path(path)
+        index = cls(ExactStore(path) if os.path.isfile(path) else LanceStore(path), model, processor)
+        if model is not None:
+            index._check_model(model)
+        return index
+
+    def _check_model(self, model: PIRModel) -> None:
+        """Refuse a model of other weights."""
+        given, own = describe_model(model), self.metadata
+        if given["weights"] != own["weights"]:
+            raise ValueError(
+                f"The index {self.path} was made by {_model_name(own)}, not by {_model_name(given)}, and "
+                f"vectors of two models cannot be compared: load the former, or make a new index with: "
+                f"pir index FOLDER --index NEW_INDEX --model {given['model_id'] or 'MODEL'}"
+            )
+
+    def __len__(self) -> int:
+        return self.store.count()
+
+    def scan(self, *sources: str | Path) -> Scan:
+        """Find out what [`PIRIndex.add`] would have to embed, without a model and without opening an image.
+
+        Args:
+            sources: folders and files.
+
+        Returns:
+            The files by what is to be done; `gone` only for a single folder.
+
+        Raises:
+            ValueError: a source does not exist, or holds a broken `metadata.jsonl`.
+        """
+        files = [path for source in sources for path in list_files(source)]
+        if len(sources) == 1 and os.path.isdir(sources[0]):
+            known = self.store.files(os.path.abspath(sources[0]))
+        else:
+            known = self.store.files()
+            known = {path: known[path] for path in files if path in known}
+        return scan_files(files, known, exclude=self.path)
+
+    def add(
+        self,
+        source: Source,
+        batch_size: int = 64,
+        chips: ChipOptions = DEFAULT_CHIPS,
+        progress: bool = False,
+    ) -> AddReport:
+        """Embed what is new or changed, and write it in commits that a crash does not undo.
+
+        Args:
+            source: a folder, files, or pairs of an image and its metadata (see [`image_row`]). Of a
+                folder, hidden files are passed over, and a `metadata.jsonl` beside the images gives scene, date and
+                sensor.
+            batch_size: images encoded at once.
+            chips: how scenes are cut.
+            progress: whether to show a progress bar.
+
+        Returns:
+            What was done; a file that cannot be read is reported there and costs no other.
+
+        Raises:
+            ValueError: no model, or a source that does not exist.
+            OSError: the index cannot be written.
+        """
+        return self._bring_in(source, batch_size, chips, progress, delete_gone=False)
+
+    def update(
+        self,
+        folder: str | Path,
+        batch_size: int = 64,
+        chips: ChipOptions = DEFAULT_CHIPS,
+        progress: bool = False,
+    ) -> AddReport:
+        """Bring the index to the state of a folder: as [`PIRIndex.add`], and rows of files that are gone are deleted.
+
+        Raises:
+            ValueError: no model, or no folder.
+            OSError: the index cannot be written.
+        """
+        if not os.path.isdir(folder):
+            raise ValueError(f"{folder} is no folder: name the one whose state the index is to take.")
+        return self._bring_in(folder, batch_size, chips, progress, delete_gone=True)
+
+    def _bring_in(
+        self, source: Source, batch_size: int, chips: ChipOptions, progress: bool, delete_gone: bool
+    ) -> AddReport:
+        """Scan and embed, or embed what is in memory."""
+        self._need_model()
+        sources = [source] if isinstance(source, str | Path) else source
+        first, *_ = sources if isinstance(sources, Sequence) and len(sources) else [None]
+        if not isinstance(first, str | Path):
+            return self._add_images(sources, batch_size)
+        scan = self.scan(*sources)
+        files = embed_files(
+            self.model, self.processor, scan.new + scan.changed, chips, scan.labels, batch_size, progress
+        )
+        return self.write(files, scan, delete_gone)
+
+    def _add_images(self, images: Iterable[tuple[Image.Image, Mapping[str, object]]], batch_size: int) -> AddReport:
+        """Embed images in memory; each is a file of one row."""
+        known = self.store.files()
+        scan = Scan()
+        return self.write(self._embed_images(images, known, scan, batch_size), scan)
+
+    def _embed_images(
+        self, images: Iterable[tuple[Image.Image, Mapping[str, object]]], known: Mapping, scan: Scan, batch_size: int
+    ) -> Iterator[EmbeddedFile]:
+        """Embed those that are not known; what becomes of the others is noted in the scan."""
+        from ..inference.embed import batched, embed_images
+
+        rows = ((image, image_row(image, metadata)) for image, metadata in images)
+        for batch in batched(rows, batch_size):
+            wanted = []
+            for image, row in batch:
+                state = known.get(row["path"])
+                if state is not None and state.hash == row["hash"]:
+                    scan.num_unchanged += 1
+                    continue
+                if state is not None:
+                    scan.changed.append(row["path"])
+                wanted.append((to_rgb(image), row))
+            embeddings = embed_images(self.model, self.processor, [image for image, _ in wanted], batch_size).numpy()
+            for (_, row), vector in zip(wanted, embeddings, strict=True):
+                yield EmbeddedFile(row["path"], [row], vector[None])
+
+    def write(self, files: Iterable[EmbeddedFile], scan: Scan, delete_gone: bool = False) -> AddReport:
+        """Write embedded files as they come, all rows of a file in one commit.
+
+        Args:
+            files: from [`embed_files`], here or on other machines.
+            scan: which of them replace older rows, and what else is to be reported.
+            delete_gone: whether rows of files that are gone are deleted.
+
+        Returns:
+            What was done.
+
+        Raises:
+            OSError: the index cannot be written; earlier commits are kept.
+        """
+        report = AddReport(skipped=list(scan.skipped), errors=list(scan.unreadable))
+        waiting: list[EmbeddedFile] = []
+        last_commit = time.monotonic()
+        for file in files:
+            if file.error is not None:
+                report.errors.append((file.path, file.error))
+                continue
+            waiting.append(file)
+            num_rows = sum(len(item.rows) for item in waiting)
+            if num_rows >= COMMIT_ROWS or time.monotonic() - last_commit >= COMMIT_SECONDS:
+                self._commit(waiting, scan, report)
+                waiting, last_commit = [], time.monotonic()
+        self._commit(waiting, scan, report)
+        if delete_gone and scan.gone:
+            report.deleted = self.store.delete_files(scan.gone)
+        report.unchanged = scan.num_unchanged
+        self.store.maintain()
+        return report
+
+    def _commit(self, files: Sequence[EmbeddedFile], scan: Scan, report: AddReport) -> None:
+        """Write files: new ones are appended, changed ones take the place of their old rows."""
+        changed = set(scan.changed)
+        for are_changed in (False, True):
+            chosen = [file for file in files if (file.path in changed) == are_changed]
+            if not chosen:
+                continue
+            rows = [row for file in chosen for row in file.rows]
+            embeddings = np.concatenate([file.embeddings for file in chosen])
+            if are_changed:
+                self.store.replace([file.path for file in chosen], rows, embeddings)
+            else:
+                self.store.append(rows, embeddings)
+            report.added += len(rows)
+            report.unplaced += [file.path for file in chosen if _is_unplaced(file)]
+
+    def search(
+        self,
+        query: str | Image.Image | torch.Tensor | np.ndarray,
+        k: int = 10,
+        where: str | None = None,
+        exact: bool = False,
+    ) -> list[Hit]:
+        """Find what is most similar to a sentence, an image or a vector.
+
+        Args:
+            query: a sentence, an image of any mode, or (projection_dim,) of any length.
+            k: hits at most; fewer if the index, or what the filter leaves of it, is smaller.
+            where: SQL over the columns of the index (`stores.columns.COLUMNS`), such as "scene = 'airport'".
+            exact: compare all vectors even where there is an approximate index.
+
+        Returns:
+            Hits, most similar first.
+
+        Raises:
+            ValueError: an empty or unfit query, k below 1, a filter that cannot be understood, or no model.
+        """
+        if k < 1:
+            raise ValueError(f"k is {k}, but it has to be at least 1.")
+        if where is not None and not where.strip():
+            raise ValueError("The filter is empty: leave it out, or write SQL such as \"scene = 'airport'\".")
+        found = self.store.nearest(self._embed_query(query), k, where, exact)
+        return [Hit.from_row(row, similarity) for row, similarity in found]
+
+    def _embed_query(self, query: str | Image.Image | torch.Tensor | np.ndarray) -> np.ndarray:
+        """(projection_dim,) float32, unit norm."""
+        import torch
+
+        from ..inference.embed import embed_images, embed_texts
+
+        if isinstance(query, torch.Tensor | np.ndarray):
+            vector = np.asarray(torch.as_tensor(query).detach().float().cpu()).reshape(-1)
+            norm = float(np.linalg.norm(vector))
+            if vector.size != self.metadata["dim"] or not np.isfinite(norm) or norm == 0:
+                raise ValueError(
+                    f"The query has {vector.size} values and norm {norm:.3g}: it has to be one vector of "
+                    f"{self.metadata['dim']} finite values, not all of them zero."
+                )
+            return vector / norm
+        if isinstance(query, str) and not query.strip():
+            raise ValueError(f"The query is empty ({query!r}): write a sentence.")
+        self._need_model()
+        if isinstance(query, str):
+            return embed_texts(self.model, self.processor, [query])[0].numpy()
+        return embed_images(self.model, self.processor, [to_rgb(query)])[0].numpy()
+
+    def _need_model(self) -> None:
+        """Refuse what needs a model where there is none."""
+        if self.model is None or self.processor is None:
+            raise ValueError(
+                f"The index {self.path} was opened without a model: open it with {_model_name(self.metadata)} and its "
+                "processor."
+            )
+
+    def delete(self, where: str | None = None, paths: Sequence[str | Path] | None = None) -> int:
+        """Delete rows.
+
+        Args:
+            where: SQL, see [`PIRIndex.search`]; or
+            paths: of files.
+
+        Returns:
+            The number of rows deleted.
+
+        Raises:
+            ValueError: neither or both are given, or a filter that cannot be understood.
+        """
+        if (where is None) == (paths is None):
+            raise ValueError("Say what is to be deleted: either where=... or paths=...")
+        if where is not None:
+            return self.store.delete(where)
+        return self.store.delete_files([str(path) if ":" in str(path) else os.path.abspath(path) for path in paths])
+
+    def export(self, path: str | Path, where: str | None = None) -> int:
+        """Write rows to a file, in the format of its suffix.
+
+        Args:
+            path: `.geojson`: footprints and properties, without vectors. `.parquet`: all columns with the vectors,
+                footprints as GeoParquet geometry; Milvus, Qdrant and DuckDB read it too.
+            where: only rows that a filter leaves.
+
+        Returns:
+            The number of rows written.
+
+        Raises:
+            ValueError: another suffix, or a filter that cannot be understood.
+        """
+        return export_rows(path, self.store.rows(where), self.metadata["dim"])
+
+    def check(self, num_queries: int = 100, k: int = 10, where: str | None = None, seed: int = 0) -> float:
+        """Recall of the search against an exact one, for vectors of the index as queries.
+
+        Args:
+            num_queries: at most; taken at random.
+            k: neighbours; the query itself is not counted.
+            where: filter of the searches.
+            seed: of the choice.
+
+        Returns:
+            The share of the k exact neighbours that are found, 0 to 1.
+
+        Raises:
+            ValueError: the index is empty, or fewer than one query.
+        """
+        if num_queries < 1 or not len(self):
+            raise ValueError(f"{num_queries} queries on {len(self)} rows leave nothing to check: add images first.")
+        chosen = np.random.default_rng(seed).permutation(len(self))[:num_queries]
+        shares = []
+        for vector in self.store.vectors_at(np.sort(chosen)):
+            found, true = (self.store.nearest(vector, k + 1, where, exact) for exact in (False, True))
+            true_ids = {row["id"] for row, _ in true[1:]} or {row["id"] for row, _ in true}
+            if true_ids:
+                shares.append(len(true_ids & {row["id"] for row, _ in found}) / len(true_ids))
+        return float(np.mean(shares))
+
+
+def _full_path(path: str | Path) -> str:
+    """An absolute path; an address of object storage stays as it is."""
+    return str(path) if "://" in str(path) else os.path.abspath(path)
+
+
+def _model_name(description: Mapping[str, str | None]) -> str:
+    """A model in words: its id and revision, or the beginning of its weights' hash."""
+    name = description["model_id"] or "a model without a name"
+    detail = (
+        f"revision {description['revision']}" if description["revision"] else f"weights {description['weights'][:8]}"
+    )
+    return f"{name} ({detail})"
+
+
+def _is_unplaced(file: EmbeddedFile) -> bool:
+    """Whether a file is a scene whose place is not known."""
+    return file.rows[0]["footprint"] is None and os.path.isfile(file.path) and is_georaster(file.path)

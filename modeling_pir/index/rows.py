@@ -1,0 +1,56 @@
+"""How a row of an index is made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+
+from PIL import Image
+
+from .stores.columns import COLUMNS, Row
+
+LABELS = ("scene", "date", "sensor")  # columns taken from it
+METADATA = ("path", "window", "footprint", "bounds", "crs", *LABELS)  # that may come with an image in memory
+
+
+def make_row(
+    path: str,
+    window: Sequence[int] | None = None,
+    footprint: dict | None = None,
+    bounds: Sequence[float] | None = None,
+    **values: str | None,
+) -> Row:
+    """A row with all keys of `COLUMNS`; what is not given is None."""
+    name = f"{path}|{','.join(map(str, window or ()))}"
+    row: Row = dict.fromkeys(COLUMNS) | values
+    row |= {"id": hashlib.blake2b(name.encode(), digest_size=16).hexdigest(), "path": path}
+    row |= zip(("col_off", "row_off", "width", "height"), map(int, window or ()), strict=bool(window))
+    row |= zip(("minx", "miny", "maxx", "maxy"), map(float, bounds or ()), strict=bool(bounds))
+    row["footprint"] = json.dumps(footprint) if footprint else None
+    return row
+
+
+def image_row(image: Image.Image, metadata: Mapping[str, object]) -> Row:
+    """The row of an image in memory.
+
+    Args:
+        image: of any mode.
+        metadata: any of `METADATA`; without a path, the hash of the pixels names the image.
+
+    Returns:
+        A row with the pixels' hash.
+
+    Raises:
+        ValueError: another key.
+    """
+    unknown = sorted(set(metadata) - set(METADATA))
+    if unknown:
+        raise ValueError(f"The metadata of an image have the key {unknown[0]!r}: allowed are {', '.join(METADATA)}.")
+    pixels = hashlib.blake2b(f"{image.mode}{image.size}".encode(), digest_size=16)
+    pixels.update(image.tobytes())
+    values = dict(metadata)
+    path = str(values.pop("path", None) or f"image:{pixels.hexdigest()}")
+    window = values.pop("window", None) or (0, 0, *image.size)
+    row = make_row(path, window, values.pop("footprint", None), values.pop("bounds", None), **values)
+    return row | {"hash": pixels.hexdigest()}

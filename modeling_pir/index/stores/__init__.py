@@ -1,0 +1,1 @@
+"""Where the rows and vectors of an index are kept."""

@@ -1,0 +1,342 @@
+"""Search in a Lance table (extra `search`): on a disk or in object storage, exact or approximate, filtered by SQL."""
+
+import json
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from ...extras import need
+from .bit_codes import CODE_BYTES, encode, nearest_codes
+from .columns import COLUMNS, FileState, Row
+
+TABLE = "images"
+MIN_INDEX_ROWS = 50_000  # below, a scan of all vectors takes about 0.1 s and misses nothing
+PARTITION_ROWS = 8_192
+PROBED_SHARE = 0.2  # of the partitions, without a filter
+REFINE_FACTOR = 50  # candidates per hit whose exact similarity is computed
+ALL_PARTITIONS = 1_000_000  # more than there are; Lance takes those that there are
+EXACT_ROWS = 1_000  # that a filter leaves: up to here, their vectors are read and compared one by one, 10 us each;
+FEW_ROWS = 50_000  # up to here, their codes are, and the vectors of these candidates:
+CANDIDATES, CANDIDATES_PER_HIT = 400, 40  # at least, and for each hit
+STALE_SHARE = 0.2  # of rows added since the vector index was trained, from which on it is trained again
+KEEP_VERSIONS = timedelta(hours=1)  # for readers that are in the middle of a search
+BATCH_ROWS = 10_000
+
+
+def import_lancedb() -> ModuleType:
+    """The lancedb package, or which extra brings it."""
+    os.environ.setdefault("LANCEDB_LOG", "error")  # its warnings are about its own defaults
+    return need("lancedb", "search", "This index needs")
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    """One version of the table, with what is in memory of it.
+
+    Attributes:
+        version: of the table.
+        table: a handle that stays at this version, so that row ids keep their meaning while others write.
+        row_ids: (rows,) uint64, ascending.
+        codes: (rows, CODE_BYTES) uint8.
+    """
+
+    version: int
+    table: object
+    row_ids: np.ndarray
+    codes: np.ndarray
+
+
+def _is_address(path: str) -> bool:
+    """Whether a path is one of object storage, such as s3://bucket/archive.lance."""
+    return "://" in path
+
+
+class LanceStore:
+    """Rows and vectors in a Lance table.
+
+    Every write is one commit: after a crash it is there as a whole or not at all. Any number of processes read while
+    others write. One search runs on one machine: whoever needs a cluster exports to Parquet. The columns of `COLUMNS`
+    are there for filters; `row` holds them once more as JSON, since to read them one by one takes five times as long.
+
+    How it searches, measured with `training/benchmarks/index_search.py` on a million rows: without a filter the vector index
+    does, and its best are refined by their exact vectors. Under a filter it does not: if only the partitions near the
+    query are looked at, a third of the hits is lost, and if all are, it takes 35 ms to ask of each row whether the
+    filter leaves it. So the rows that are left are counted first. Up to 1,000 are compared exactly. Up to 50,000, to
+    read the vectors takes 400 ms, since they lie scattered: their codes (`index_codes`) are compared in memory instead,
+    and the best 400 exactly. For more, the vector index looks at all partitions. Codes take 96 bytes per row, read at
+    the first such search and after each write.
+
+    Args:
+        path: folder or object storage address of an existing index, see [`LanceStore.create`].
+
+    Attributes:
+        path: of the folder.
+        metadata: what was stored at creation.
+        table: the Lance table, for what is not offered here.
+
+    Raises:
+        ImportError: lancedb is missing.
+        ValueError: there is no index.
+    """
+
+    kind = "lance"
+
+    def __init__(self, path: str) -> None:
+        lancedb = import_lancedb()
+        self.path = path
+        if not _is_address(path) and not Path(path, f"{TABLE}.lance").is_dir():  # connecting would make the folder
+            raise ValueError(f"{path} is no index: make one with pir index.")
+        self._snapshot: _Snapshot | None = None
+        self._lock = threading.Lock()  # the page searches from several threads
+        try:
+            self._connection = lancedb.connect(path, read_consistency_interval=timedelta(0))
+            self.table = self._connection.open_table(TABLE)
+            self.metadata = json.loads(self.table.schema.metadata[b"pir"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is no index ({error}): make one with pir index.") from error
+        code_type = self.table.schema.field("code").type if "code" in self.table.schema.names else None
+        if code_type is None or code_type.byte_width != CODE_BYTES:
+            raise ValueError(f"{path} was made by an older version of this package: make a new index with pir index.")
+
+    @classmethod
+    def create(cls, path: str, metadata: dict) -> "LanceStore":
+        """Make an empty index.
+
+        Raises:
+            ImportError: lancedb is missing.
+            OSError: the folder cannot be written.
+        """
+        lancedb = import_lancedb()
+        import pyarrow as pa
+
+        types = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+        fields = [pa.field(name, types[kind]) for name, kind in COLUMNS.items()]
+        fields.append(pa.field("row", pa.string()))
+        fields.append(pa.field("code", pa.binary(CODE_BYTES)))
+        fields.append(pa.field("embedding", pa.list_(pa.float32(), metadata["dim"])))
+        lancedb.connect(path).create_table(TABLE, schema=pa.schema(fields, metadata={"pir": json.dumps(metadata)}))
+        return cls(path)
+
+    def _to_arrow(self, rows: Sequence[Row], embeddings: np.ndarray) -> object:
+        """An Arrow table of rows and vectors."""
+        import pyarrow as pa
+
+        schema = self.table.schema
+        columns = [pa.array([row[name] for row in rows], schema.field(name).type) for name in COLUMNS]
+        columns.append(pa.array([json.dumps(row) for row in rows]))
+        vectors = np.ascontiguousarray(embeddings, dtype=np.float32)
+        codes = pa.py_buffer(encode(vectors))
+        columns.append(pa.FixedSizeBinaryArray.from_buffers(pa.binary(CODE_BYTES), len(rows), [None, codes]))
+        columns.append(pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), self.metadata["dim"]))
+        return pa.Table.from_arrays(columns, schema=schema)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turn what Lance says of a full or broken disk into one sentence."""
+        try:
+            yield
+        except RuntimeError as error:
+            reason = str(error).split(", /")[0]  # without the place in Lance's source
+            raise OSError(f"{self.path} cannot be written ({reason}): what was committed before is kept.") from error
+
+    def append(self, rows: Sequence[Row], embeddings: np.ndarray) -> None:
+        """Add rows, all of them or none."""
+        with self._writing():
+            self.table.add(self._to_arrow(rows, embeddings))
+
+    def replace(self, paths: Sequence[str], rows: Sequence[Row], embeddings: np.ndarray) -> None:
+        """Put rows in the place of all rows of some files, at once."""
+        merge = self.table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+        with self._writing():
+            merge.when_not_matched_by_source_delete(_in_files(paths)).execute(self._to_arrow(rows, embeddings))
+
+    def delete_files(self, paths: Sequence[str]) -> int:
+        """Delete all rows of some files; returns how many."""
+        return sum(self.delete(_in_files(paths[start : start + 1_000])) for start in range(0, len(paths), 1_000))
+
+    def delete(self, where: str) -> int:
+        """Delete rows; returns how many."""
+        num_rows = self.count(where)
+        if num_rows:
+            with self._writing():
+                self.table.delete(f"({where}\n)")
+        return num_rows
+
+    def count(self, where: str | None = None) -> int:
+        """Number of rows that a filter leaves.
+
+        Raises:
+            ValueError: the filter cannot be understood.
+        """
+        if where is None:
+            return self.table.count_rows()
+        try:
+            return self.table.count_rows(f"({where}\n)")  # Lance alone would pass over what follows a semicolon
+        except ValueError as error:
+            reason = " ".join(str(error).removeprefix("Invalid input, ").split())
+            reason = reason.split(", /")[0].split(" Valid fields are")[0]  # no source lines, no inner columns
+            raise ValueError(
+                f"The filter {where!r} cannot be understood ({reason}): write SQL over {', '.join(COLUMNS)}, such as "
+                "\"date >= '2020' AND scene = 'airport'\"."
+            ) from error
+
+    def _scan(self, where: str | None, columns: list[str]) -> object:
+        """A query for all rows, without a vector."""
+        query = self.table.search().select(columns)
+        return query.where(f"({where}\n)") if where else query
+
+    def files(self, folder: str | None = None) -> dict[str, FileState]:
+        """State of the indexed files below a folder, or of all."""
+        low, high = (_quote(f"{folder}{end}") for end in "/0")  # "0" follows "/" in ASCII
+        where = f"path >= {low} AND path < {high}" if folder else None
+        found = self._scan(where, ["path", "size", "time", "hash"]).limit(None).to_arrow()
+        found = found.group_by("path").aggregate([("size", "min"), ("time", "min"), ("hash", "min")])
+        columns = (found.column(name).to_pylist() for name in ("path", "size_min", "time_min", "hash_min"))
+        return {path: FileState(*state) for path, *state in zip(*columns, strict=True)}
+
+    def rows(self, where: str | None = None) -> Iterator[tuple[list[Row], np.ndarray]]:
+        """Rows and their vectors (rows, projection_dim), in parts."""
+        self.count(where)  # checks the filter
+        for batch in self._scan(where, ["row", "embedding"]).limit(None).to_batches(BATCH_ROWS):
+            if batch.num_rows:
+                vectors = batch.column("embedding").flatten().to_numpy().reshape(batch.num_rows, -1)
+                yield [json.loads(row) for row in batch.column("row").to_pylist()], vectors
+
+    @property
+    def is_approximate(self) -> bool:
+        """Whether there is a vector index, so that a search may miss something."""
+        return self._index_stats() is not None
+
+    def _index_stats(self) -> object | None:
+        """Lance's account of the vector index, if there is one."""
+        return self.table.index_stats("embedding_idx")
+
+    def nearest(
+        self, vector: np.ndarray, k: int, where: str | None = None, exact: bool = False
+    ) -> list[tuple[Row, float]]:
+        """The rows most similar to a vector.
+
+        Args:
+            vector: (projection_dim,) unit norm.
+            k: rows at most.
+            where: a filter.
+            exact: compare all vectors, whatever it costs.
+
+        Returns:
+            Rows with their cosine, the highest first.
+
+        Raises:
+            ValueError: the filter cannot be understood.
+        """
+        num_left = None if where is None else self.count(where)
+        if num_left is not None and not exact:
+            exact = num_left <= max(EXACT_ROWS, CANDIDATES_PER_HIT * k)
+            if not exact and num_left <= FEW_ROWS and self.is_approximate:
+                return self._nearest_of_few(vector, k, where)
+        query = self.table.search(vector, vector_column_name="embedding").distance_type("dot")
+        query = query.select(["row", "_distance"]).limit(k)
+        if where is not None:
+            query = query.where(f"({where}\n)", prefilter=True)
+        if exact:
+            query = query.bypass_vector_index()
+        else:
+            near = max(1, round(PROBED_SHARE * self.count() / PARTITION_ROWS))
+            num_probed = near if where is None else ALL_PARTITIONS
+            query = query.minimum_nprobes(num_probed).maximum_nprobes(num_probed).refine_factor(REFINE_FACTOR)
+        found = query.to_arrow()
+        rows, distances = (found.column(name).to_pylist() for name in ("row", "_distance"))
+        return [(json.loads(row), 1.0 - distance) for row, distance in zip(rows, distances, strict=True)]
+
+    def _nearest_of_few(self, vector: np.ndarray, k: int, where: str) -> list[tuple[Row, float]]:
+        """As `nearest`, among few rows: candidates by their codes, then the exact cosine of these."""
+        snapshot = self._coded()
+        query = snapshot.table.search().where(f"({where}\n)").select(["_rowid"]).limit(None)
+        left, own = query.to_batches(FEW_ROWS).read_all()["_rowid"].to_numpy(), snapshot.row_ids
+        is_run = own[-1] - own[0] == len(own) - 1  # one fragment, nothing deleted: no need to look them up, 2 ms
+        places = (left - own[0]).astype(np.int64) if is_run else np.searchsorted(own, left)
+        count = max(CANDIDATES, CANDIDATES_PER_HIT * k)
+        if len(places) > count:
+            places = nearest_codes(snapshot.codes, places, np.asarray(vector, dtype=np.float32), count)
+        found = _take(snapshot, snapshot.row_ids[np.sort(places)], "embedding")
+        row_ids = found["_rowid"].to_numpy()
+        vectors = found["embedding"].combine_chunks().flatten().to_numpy().reshape(len(row_ids), -1)
+        similarity = np.einsum("ij,j->i", vectors, vector)  # see `nearest_codes`
+        best = np.argsort(-similarity, kind="stable")[:k]
+        found = _take(snapshot, row_ids[best], "row")
+        rows = dict(zip(found["_rowid"].to_pylist(), found["row"].to_pylist(), strict=True))
+        return [(json.loads(rows[row_ids[place]]), float(similarity[place])) for place in best]
+
+    def _coded(self) -> _Snapshot:
+        """The table as it is now, with its codes in memory."""
+        with self._lock:
+            version = self.table.version
+            if self._snapshot is None or self._snapshot.version != version:
+                table = self._connection.open_table(TABLE)
+                table.checkout(version)
+                row_ids = np.empty(table.count_rows(), dtype=np.uint64)
+                codes = np.empty((len(row_ids), CODE_BYTES), dtype=np.uint8)
+                start = 0
+                for batch in table.search().select(["_rowid", "code"]).limit(None).to_batches(BATCH_ROWS):
+                    rows = slice(start, start + batch.num_rows)
+                    row_ids[rows] = batch["_rowid"].to_numpy()
+                    codes[rows] = _as_bytes(batch["code"])
+                    start = rows.stop
+                order = np.argsort(row_ids, kind="stable")
+                if (order[1:] < order[:-1]).any():  # a copy of the codes, which is as a rule not needed
+                    row_ids, codes = row_ids[order], codes[order]
+                self._snapshot = _Snapshot(version, table, row_ids, codes)
+            return self._snapshot
+
+    def vectors_at(self, positions: np.ndarray) -> np.ndarray:
+        """Vectors (positions, projection_dim) by their place in the table."""
+        found = self.table.take_offsets(positions.tolist()).select(["embedding"]).to_arrow()
+        return found.column("embedding").combine_chunks().flatten().to_numpy().reshape(len(positions), -1)
+
+    def maintain(self) -> None:
+        """Merge small fragments and bring the indexes up to date, where there is something to be done."""
+        from lancedb.index import Bitmap, BTree, IvfRq
+
+        with self._writing():
+            stats = self._index_stats()
+            has_new = stats is not None and stats.num_unindexed_rows > 0
+            if has_new or self.table.stats()["fragment_stats"]["num_small_fragments"] > 1:
+                self.table.optimize(cleanup_older_than=KEEP_VERSIONS)
+            num_rows = self.count()
+            num_new = num_rows if stats is None else stats.num_unindexed_rows
+            if num_rows < MIN_INDEX_ROWS or num_new <= STALE_SHARE * num_rows:
+                return
+            partitions = max(1, num_rows // PARTITION_ROWS)
+            self.table.create_index("embedding", config=IvfRq(distance_type="dot", num_partitions=partitions))
+            for column in ("scene", "sensor"):
+                self.table.create_index(column, config=Bitmap())
+            for column in ("date", "minx", "miny", "maxx", "maxy"):
+                self.table.create_index(column, config=BTree())
+
+
+def _take(snapshot: _Snapshot, row_ids: np.ndarray, column: str) -> object:
+    """A column of some rows as an Arrow table, with `_rowid`, in an order of Lance's choice."""
+    return snapshot.table.take_row_ids(row_ids.tolist()).with_row_id().select([column, "_rowid"]).to_arrow()
+
+
+def _as_bytes(codes: object) -> np.ndarray:
+    """(rows, CODE_BYTES) uint8 of an Arrow array of codes, without a copy."""
+    first = codes.offset * CODE_BYTES
+    size = len(codes) * CODE_BYTES
+    return np.frombuffer(codes.buffers()[1], np.uint8, size, first).reshape(-1, CODE_BYTES)
+
+
+def _quote(text: str) -> str:
+    """A text as SQL."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _in_files(paths: Sequence[str]) -> str:
+    """The filter for the rows of some files."""
+    return f"path IN ({', '.join(map(_quote, paths))})"

@@ -1,0 +1,233 @@
+"""Exact search without any extra: one SQLite file with rows and vectors, which come into memory at the first search."""
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from .columns import COLUMNS, FileState, Row
+
+SQL_TYPES = {str: "TEXT", int: "INTEGER", float: "REAL"}
+BATCH_ROWS = 10_000
+WAIT_SECONDS = 60.0  # for another process that is writing
+
+
+class ExactStore:
+    """Rows and vectors in a SQLite file; up to some hundred thousand rows, whose vectors fit into memory.
+
+    Every write is one transaction: after a crash it is there as a whole or not at all. Readers see the last complete
+    state while another process writes.
+
+    Args:
+        path: of an existing file, see [`ExactStore.create`].
+
+    Attributes:
+        path: of the file.
+        metadata: what was stored at creation.
+
+    Raises:
+        ValueError: the file is no index.
+    """
+
+    kind = "exact"
+    is_approximate = False
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._version: int | None = None  # of what is in memory; SQLite counts other connections' writes
+        self._row_ids = np.empty(0, dtype=np.int64)
+        self._vectors = np.empty((0, 0), dtype=np.float32)
+        self._connection: sqlite3.Connection | None = None
+        self._lock = threading.RLock()  # the page searches from several threads
+        try:
+            (text,) = self._execute("SELECT value FROM metadata").fetchone()
+        except (sqlite3.DatabaseError, TypeError) as error:
+            raise ValueError(f"{path} is no index ({error}): make one with pir index.") from error
+        self.metadata = json.loads(text)
+
+    @classmethod
+    def create(cls, path: str, metadata: dict) -> "ExactStore":
+        """Make an empty index.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        columns = ", ".join(f"{name} {SQL_TYPES[kind]}" for name, kind in COLUMNS.items())
+        try:
+            connection = sqlite3.connect(path, isolation_level=None)
+            connection.execute("PRAGMA journal_mode = WAL")  # readers do not wait for the writer
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("CREATE TABLE metadata (value TEXT)")
+            connection.execute(f"CREATE TABLE images ({columns}, embedding BLOB)")
+            connection.execute("CREATE INDEX images_path ON images (path)")
+            connection.execute("CREATE UNIQUE INDEX images_id ON images (id)")
+            connection.execute("INSERT INTO metadata VALUES (?)", (json.dumps(metadata),))
+            connection.execute("COMMIT")
+            connection.close()
+        except sqlite3.OperationalError as error:
+            raise OSError(f"{path} cannot be written ({error}): check that its folder may be written.") from error
+        return cls(path)
+
+    def _execute(self, statement: str, values: Sequence = ()) -> sqlite3.Cursor:
+        """Run a statement on the connection, which is opened at first use."""
+        if self._connection is None:
+            if not Path(self.path).is_file():
+                raise sqlite3.OperationalError("there is no such file")
+            self._connection = sqlite3.connect(
+                self.path, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False
+            )
+        return self._connection.execute(statement, values)
+
+    @contextmanager
+    def _transaction(self, kind: str) -> Iterator[None]:
+        """All or nothing, on one state of the file."""
+        with self._lock:
+            self._execute(f"BEGIN {kind}")
+            try:
+                yield
+                self._execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:  # a full disk has rolled back already
+                    self._execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A transaction that writes; what is in memory is out of date afterwards."""
+        self._version = None
+        try:
+            with self._transaction("IMMEDIATE"):
+                yield
+        except sqlite3.OperationalError as error:
+            raise OSError(f"{self.path} cannot be written ({error}): what was committed before is kept.") from error
+
+    def _insert(self, rows: Sequence[Row], embeddings: np.ndarray) -> None:
+        """Insert inside a transaction."""
+        marks = ", ".join("?" * (len(COLUMNS) + 1))
+        vectors = np.ascontiguousarray(embeddings, dtype="<f4")
+        values = (
+            [*(row[name] for name in COLUMNS), vector.tobytes()] for row, vector in zip(rows, vectors, strict=True)
+        )
+        self._execute("SELECT 1")
+        self._connection.executemany(f"INSERT INTO images VALUES ({marks})", values)
+
+    def append(self, rows: Sequence[Row], embeddings: np.ndarray) -> None:
+        """Add rows, all of them or none."""
+        with self._writing():
+            self._insert(rows, embeddings)
+
+    def replace(self, paths: Sequence[str], rows: Sequence[Row], embeddings: np.ndarray) -> None:
+        """Put rows in the place of all rows of some files, at once."""
+        with self._writing():
+            for path in paths:
+                self._execute("DELETE FROM images WHERE path = ?", (path,))
+            self._insert(rows, embeddings)
+
+    def delete_files(self, paths: Sequence[str]) -> int:
+        """Delete all rows of some files; returns how many."""
+        with self._writing():
+            return sum(self._execute("DELETE FROM images WHERE path = ?", (path,)).rowcount for path in paths)
+
+    def delete(self, where: str) -> int:
+        """Delete rows; returns how many."""
+        row_ids = self._matching(where).tolist()
+        with self._writing():
+            return sum(self._execute("DELETE FROM images WHERE rowid = ?", (row_id,)).rowcount for row_id in row_ids)
+
+    def _matching(self, where: str | None) -> np.ndarray:
+        """Row ids, ascending. A filter cannot write: SQLite runs one statement at a time, and this one reads."""
+        try:
+            cursor = self._execute(f"SELECT rowid FROM images WHERE ({where or 1}\n) ORDER BY rowid")
+            return np.fromiter((row_id for (row_id,) in cursor), dtype=np.int64)
+        except (sqlite3.Error, sqlite3.Warning) as error:
+            raise ValueError(
+                f"The filter {where!r} cannot be understood ({error}): write SQL over {', '.join(COLUMNS)}, such as "
+                "\"date >= '2020' AND scene = 'airport'\"."
+            ) from error
+
+    def count(self, where: str | None = None) -> int:
+        """Number of rows that a filter leaves.
+
+        Raises:
+            ValueError: the filter cannot be understood.
+        """
+        if where is None:
+            return self._execute("SELECT count(*) FROM images").fetchone()[0]
+        return len(self._matching(where))
+
+    def files(self, folder: str | None = None) -> dict[str, FileState]:
+        """State of the indexed files below a folder, or of all."""
+        condition, values = ("path >= ? AND path < ?", (folder + "/", folder + "0")) if folder else ("1", ())
+        cursor = self._execute(f"SELECT DISTINCT path, size, time, hash FROM images WHERE {condition}", values)
+        return {path: FileState(*state) for path, *state in cursor}
+
+    def rows(self, where: str | None = None) -> Iterator[tuple[list[Row], np.ndarray]]:
+        """Rows and their vectors (rows, projection_dim), in parts."""
+        row_ids = self._matching(where)
+        for start in range(0, len(row_ids), BATCH_ROWS):
+            yield self._fetch(row_ids[start : start + BATCH_ROWS])
+
+    def _fetch(self, row_ids: np.ndarray) -> tuple[list[Row], np.ndarray]:
+        """Rows in the order of their ids, and their vectors."""
+        rows, vectors = [], []
+        for row_id in row_ids.tolist():
+            *values, vector = self._execute("SELECT * FROM images WHERE rowid = ?", (row_id,)).fetchone()
+            rows.append(dict(zip(COLUMNS, values, strict=True)))
+            vectors.append(np.frombuffer(vector, dtype="<f4"))
+        return rows, np.stack(vectors)
+
+    def _load(self) -> None:
+        """Read the vectors, unless those in memory are the file's."""
+        version = self._execute("PRAGMA data_version").fetchone()[0]
+        if version == self._version:
+            return
+        num_rows = self.count()
+        self._row_ids = np.empty(num_rows, dtype=np.int64)
+        self._vectors = np.empty((num_rows, self.metadata["dim"]), dtype=np.float32)
+        cursor = self._execute("SELECT rowid, embedding FROM images ORDER BY rowid")
+        for position, (row_id, vector) in enumerate(cursor):
+            self._row_ids[position] = row_id
+            self._vectors[position] = np.frombuffer(vector, dtype="<f4")
+        self._version = version
+
+    def nearest(
+        self, vector: np.ndarray, k: int, where: str | None = None, exact: bool = True
+    ) -> list[tuple[Row, float]]:
+        """The rows most similar to a vector.
+
+        Args:
+            vector: (projection_dim,) unit norm.
+            k: rows at most.
+            where: a filter.
+            exact: always so here.
+
+        Returns:
+            Rows with their cosine, the highest first.
+
+        Raises:
+            ValueError: the filter cannot be understood.
+        """
+        with self._transaction("DEFERRED"):  # vectors and rows of one state
+            self._load()
+            vectors, row_ids = self._vectors, self._row_ids
+            if where is not None:
+                kept = np.searchsorted(row_ids, self._matching(where))
+                vectors, row_ids = vectors[kept], row_ids[kept]
+            if not len(row_ids):
+                return []
+            similarity = vectors @ vector
+            k = min(k, len(similarity))
+            best = np.argpartition(-similarity, k - 1)[:k]
+            best = best[np.argsort(-similarity[best], kind="stable")]
+            return list(zip(self._fetch(row_ids[best])[0], similarity[best].tolist(), strict=True))
+
+    def vectors_at(self, positions: np.ndarray) -> np.ndarray:
+        """Vectors (positions, projection_dim) by their place in the table."""
+        return self._fetch(self._matching(None)[positions])[1]
+
+    def maintain(self) -> None:
+        """Nothing to tidy up."""

@@ -1,0 +1,1 @@
+"""The model at work on images and sentences, without training."""

@@ -1,0 +1,129 @@
+"""Images and captions to unit vectors, in bulk: the one place where evaluation, the index and the commands embed."""
+
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import AbstractContextManager
+from itertools import islice
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from tqdm.auto import tqdm
+
+from ..modeling_pir import PIRModel
+from ..processing_pir import PIRProcessor
+
+
+def batched(items: Iterable, size: int) -> Iterator[list]:
+    """Cut an iterable into lists of `size`, the last one shorter."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def autocast(model: PIRModel, dtype: torch.dtype | None) -> AbstractContextManager:
+    """Mixed precision on the model's device; None leaves the weights' own precision."""
+    return torch.autocast(model.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+@torch.inference_mode()
+def embed_images(
+    model: PIRModel,
+    processor: PIRProcessor,
+    images: Iterable[Image.Image],
+    batch_size: int = 64,
+    dtype: torch.dtype | None = None,
+    progress: str | None = None,
+) -> torch.Tensor:
+    """Embed images.
+
+    Args:
+        model: set to evaluation mode by the caller (`from_pretrained` does).
+        processor: its processor.
+        images: RGB images (see `images.open_image`), read one batch at a time.
+        batch_size: images encoded at once.
+        dtype: such as torch.bfloat16, the precision to compute in; None for the weights' own.
+        progress: title of a progress bar; None for none.
+
+    Returns:
+        (images, projection_dim) float32 on the CPU, unit norm.
+    """
+    rows = [torch.empty(0, model.config.projection_dim)]
+    total = len(images) if hasattr(images, "__len__") else None
+    with tqdm(total=total, desc=progress, disable=progress is None, unit="image") as bar, autocast(model, dtype):
+        for batch in batched(images, batch_size):
+            pixel_values = processor(images=batch, return_tensors="pt")["pixel_values"].to(model.device, model.dtype)
+            features = model.get_image_features(pixel_values).pooler_output
+            rows.append(F.normalize(features.float(), dim=-1).cpu())
+            bar.update(len(batch))
+    return torch.cat(rows)
+
+
+@torch.inference_mode()
+def embed_texts(
+    model: PIRModel,
+    processor: PIRProcessor,
+    texts: list[str],
+    batch_size: int = 128,
+    dtype: torch.dtype | None = None,
+    progress: str | None = None,
+) -> torch.Tensor:
+    """Embed texts; equal texts are encoded once, and batches are made of texts of like length.
+
+    With `mask_padding=False` (official mode) an embedding depends on the padding of its batch, and so on this order.
+
+    Args:
+        model: set to evaluation mode by the caller.
+        processor: its processor.
+        texts: sentences.
+        batch_size: texts encoded at once.
+        dtype: see [`embed_images`].
+        progress: title of a progress bar; None for none.
+
+    Returns:
+        (texts, projection_dim) float32 on the CPU, unit norm.
+    """
+    if not texts:
+        return torch.empty(0, model.config.projection_dim)
+    distinct = sorted(set(texts), key=lambda text: (len(text), text))
+    row_of = {text: row for row, text in enumerate(distinct)}
+    rows = []
+    with tqdm(total=len(distinct), desc=progress, disable=progress is None, unit="text") as bar, autocast(model, dtype):
+        for batch in batched(distinct, batch_size):
+            inputs = processor(text=batch, return_tensors="pt").to(model.device)
+            features = model.get_text_features(**inputs).pooler_output
+            rows.append(F.normalize(features.float(), dim=-1).cpu())
+            bar.update(len(batch))
+    return torch.cat(rows)[[row_of[text] for text in texts]]
+
+
+@torch.inference_mode()
+def embed_in_batches(
+    encode: Callable[[list], torch.Tensor],
+    model: torch.nn.Module,
+    items: Iterable,
+    batch_size: int,
+    dtype: torch.dtype | None,
+    progress: str | None,
+) -> torch.Tensor:
+    """Encode batch by batch; (items, dim) float32 on the CPU, unit norm."""
+    rows = []
+    total = len(items) if isinstance(items, Sized) else None
+    with tqdm(total=total, desc=progress, disable=progress is None) as bar, autocast(model, dtype):
+        for batch in batched(items, batch_size):
+            rows.append(F.normalize(encode(batch).float(), dim=-1).cpu())
+            bar.update(len(batch))
+    return torch.cat(rows)
+
+
+def embed_distinct(
+    encode: Callable[[list[str]], torch.Tensor],
+    model: torch.nn.Module,
+    texts: list[str],
+    batch_size: int,
+    dtype: torch.dtype | None,
+    progress: str | None,
+) -> torch.Tensor:
+    """Encode each distinct text once, in batches of like length."""
+    distinct = sorted(set(texts), key=lambda text: (len(text), text))
+    row_of = {text: row for row, text in enumerate(distinct)}
+    return embed_in_batches(encode, model, distinct, batch_size, dtype, progress)[[row_of[text] for text in texts]]

@@ -1,0 +1,349 @@
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from modeling_pir import PIRModel
+from modeling_pir.cli import main as cli
+from modeling_pir.index.pir_index import PIRIndex
+
+pytest.importorskip("lancedb")
+
+COMMANDS = ("index", "search", "embed", "localize", "classify", "demo")
+
+
+@pytest.fixture
+def model_folder(tmp_path, tiny_model, tiny_processor):
+    """A folder that --model can name."""
+    folder = tmp_path / "model"
+    tiny_model.save_pretrained(folder)
+    tiny_processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def archive(tmp_path, tiny_images):
+    """Four images, and two files that are none."""
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    for number, image in enumerate(tiny_images):
+        image.save(folder / f"{number}.png")
+    (folder / "broken.jpg").write_bytes(b"broken")
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs the command; gives its exit code, output and messages."""
+
+    def run_pir(*arguments):
+        code = cli.main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run_pir
+
+
+@pytest.fixture
+def indexed(run, archive, model_folder, tmp_path):
+    """The path of an index of the archive."""
+    path = tmp_path / "index"
+    assert run("index", archive, "--index", path, "--model", model_folder)[0] == 1  # one broken file
+    return path
+
+
+def test_index_lists_what_it_could_not_read(run, archive, model_folder, tmp_path):
+    code, out, err = run("index", archive, "--index", tmp_path / "index", "--model", model_folder)
+    assert code == 1
+    assert "4 rows (lance index), 4 added" in out
+    assert "1 files are no images and were passed over:\n" in out and "notes.txt" in out
+    assert "1 files could not be indexed:\n" in out and "broken.jpg is no image that can be read" in out
+    assert "embedding" in err  # the progress bar
+
+
+def test_second_run_does_not_load_the_model(run, archive, indexed, monkeypatch):
+    (archive / "broken.jpg").unlink()
+    monkeypatch.setattr("modeling_pir.hub.pretrained.load_pretrained", None)  # a call would fail
+    code, out, _ = run("index", archive, "--index", indexed)
+    assert code == 0 and "0 added, 4 files unchanged" in out
+
+
+def test_second_run_imports_neither_torch_nor_transformers(archive, indexed, model_folder):
+    """Their import takes longer than to look at ten thousand files."""
+    (archive / "broken.jpg").unlink()
+    script = """
+import sys
+from modeling_pir.cli.main import main
+code = main(sys.argv[1:])
+print({"torch", "transformers"} & set(sys.modules), code)
+"""
+    options = ["index", str(archive), "--index", str(indexed), "--model", str(model_folder)]
+    done = subprocess.run([sys.executable, "-c", script, *options], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set() 0" and "4 files unchanged" in done.stdout
+
+
+def test_another_revision_is_looked_at_even_if_no_file_has_changed(run, archive, indexed, model_folder, monkeypatch):
+    (archive / "broken.jpg").unlink()
+    loaded = []
+    monkeypatch.setattr(
+        "modeling_pir.cli.index.load_model", lambda args, index: loaded.append(args.revision) or (None, None)
+    )
+    run("index", archive, "--index", indexed, "--model", model_folder, "--revision", "other")
+    assert loaded == ["other"]
+
+
+def test_index_in_json(run, archive, indexed, tiny_images):
+    tiny_images[0].rotate(90).save(archive / "0.png")
+    (archive / "1.png").unlink()
+    code, out, err = run("index", archive, "--index", indexed, "--delete-missing", "--json")
+    result = json.loads(out)
+    assert code == 1 and "embedding" not in err
+    assert [result[key] for key in ("rows", "added", "unchanged", "deleted")] == [3, 1, 2, 1]
+    assert [Path(path).name for path, _ in result["errors"]] == ["broken.jpg"]
+
+
+def test_index_checks_exports_and_deletes(run, indexed, tmp_path):
+    code, out, _ = run("index", "--index", indexed, "--check", "3", "--export", tmp_path / "all.geojson")
+    assert code == 0 and "recall@10 against exact search: 1.000" in out and "4 rows written to" in out
+    assert len(json.loads((tmp_path / "all.geojson").read_text())["features"]) == 4
+    assert "3 rows (lance index), 1 deleted" in run("index", "--index", indexed, "--delete", "path LIKE '%/0.png'")[1]
+
+
+def test_search_prints_the_ranking_of_the_index(run, indexed, tiny_model, tiny_processor):
+    expected = PIRIndex.open(indexed, tiny_model, tiny_processor).search("a forest", k=3)
+    code, out, _ = run("search", "a forest", "--index", indexed, "-k", 3)
+    assert code == 0
+    head, *lines = out.splitlines()
+    assert head.split() == ["rank", "similarity", "window", "path"]  # columns with nothing in them are left out
+    for rank, (line, hit) in enumerate(zip(lines, expected, strict=True), start=1):
+        assert line.split() == [str(rank), f"{hit.similarity:.3f}", "0,0,48,40", hit.path]
+    hits = json.loads(run("search", "a forest", "--index", indexed, "-k", 3, "--json")[1])["hits"]
+    assert [hit["id"] for hit in hits] == [hit.id for hit in expected]
+
+
+def test_search_by_image_finds_the_image(run, archive, indexed):
+    _, out, _ = run("search", "--image", archive / "2.png", "--index", indexed, "--json")
+    best = json.loads(out)["hits"][0]
+    assert Path(best["path"]).name == "2.png" and best["similarity"] == pytest.approx(1, abs=1e-5)
+
+
+def test_search_draws_a_sheet_and_writes_a_map(run, archive, indexed, tmp_path):
+    (archive / "3.png").unlink()  # a tile says so
+    options = ("--picture", tmp_path / "sheet.png", "--geojson", tmp_path / "hits.geojson")
+    assert run("search", "a", "--index", indexed, *options)[0] == 0
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    assert sheet.shape == (258, 4 * 224, 3)
+    assert all(sheet[:220, column : column + 224].std() > 5 for column in range(0, 896, 224))  # no tile is empty
+    features = json.loads((tmp_path / "hits.geojson").read_text())["features"]
+    assert [feature["properties"]["rank"] for feature in features] == [1, 2, 3, 4]
+
+
+def test_search_filters_by_options_and_sql(run, tiny_images, tiny_model, tiny_processor, model_folder, tmp_path):
+    index = PIRIndex.create(tmp_path / "filled", tiny_model, tiny_processor, model_id=str(model_folder))
+    fields = [
+        {"path": "old", "scene": "airport", "date": "2012-05-01", "bounds": (10, 50, 11, 51)},
+        {"path": "new", "scene": "airport", "date": "2020-05-01", "bounds": (10, 50, 11, 51)},
+        {"path": "far", "scene": "forest", "date": "2020-05-02", "bounds": (100, 50, 101, 51)},
+    ]
+    index.add(zip(tiny_images, fields, strict=False))
+
+    def found(*options):
+        code, out, _ = run("search", "a", "--index", index.path, "--json", *options)
+        assert code == 0
+        return sorted(hit["path"] for hit in json.loads(out)["hits"])
+
+    assert found("--scene", "airport", "--after", "2019") == ["new"]
+    assert found("--before", "2012-05") == ["old"]
+    assert found("--box=9,49,12,52") == ["new", "old"]
+    assert found("--where", "date > '2019' OR scene = 'x'", "--scene", "forest") == ["far"]
+    assert found("--scene", "desert") == []
+    assert run("search", "a", "--index", index.path, "--scene", "desert")[1] == "nothing found\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["search", " ", "--index", "INDEX"], "query is empty"),
+        (["search", "--index", "INDEX"], "either a sentence or --image"),
+        (["search", "a", "--index", "INDEX", "--image", "x.png"], "either a sentence or --image"),
+        (["search", "a", "--index", "INDEX", "-k", "0"], "k is 0"),
+        (["search", "a", "--index", "INDEX", "--where", "date >>"], "cannot be understood"),
+        (["search", "a", "--index", "INDEX", "--box", "1,2"], "is no box"),
+        (["search", "a", "--index", "/no/index"], "/no/index is no index: make one with pir index"),
+        (["search", "--index", "INDEX", "--image", "/no.png"], "/no.png cannot be read"),
+        (["index", "/nowhere", "--index", "NEW", "--model", "MODEL"], "/nowhere does not exist"),
+        (["index", "ARCHIVE", "--index", "NEW"], "add --model"),
+        (["index", "ARCHIVE", "--index", "NEW", "--model", "/no/model"], "/no/model cannot be loaded"),
+        (["index", "ARCHIVE", "--index", "ARCHIVE", "--model", "MODEL"], "is no index"),
+        (["index", "--index", "INDEX"], "nothing to do"),
+        (["index", "a.png", "b.png", "--index", "INDEX", "--delete-missing"], "exactly one SOURCE"),
+        (["index", "--index", "INDEX", "--export", "all.csv"], "suffix '.csv'"),
+        (["embed", "/nowhere", "--output", "NEW", "--model", "MODEL"], "no .parquet file at /nowhere"),
+        (["classify", "0.png", "--labels", "one", "--model", "MODEL"], "names 1 labels"),
+        (["classify", "0.png", "--labels", "a,b", "--template", "x", "--model", "MODEL"], "has no {}"),
+        (["localize", "/no.tif", "a", "--model", "MODEL"], "/no.tif does not exist"),
+    ],
+)
+def test_bad_input_gets_one_sentence(run, archive, indexed, model_folder, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.setattr("modeling_pir.cli.options.SHIPPED_MODEL", tmp_path / "no checkout")
+    paths = {"INDEX": indexed, "MODEL": model_folder, "ARCHIVE": archive, "NEW": tmp_path / "new"}
+    code, out, err = run(*(paths.get(argument, argument) for argument in arguments))
+    lines = [line for line in err.splitlines() if line.startswith("pir ")]  # beside transformers' progress bars
+    assert (code, out, len(lines)) == (2, "", 1)
+    assert lines[0].startswith(f"pir {arguments[0]}: ") and message in lines[0]
+    assert not (tmp_path / "new").exists()
+
+
+def test_error_in_json(run):
+    code, out, _ = run("search", "a", "--index", "/no/index", "--json")
+    assert code == 2 and "is no index" in json.loads(out)["error"]
+
+
+def test_index_of_another_model_is_refused_with_the_command(
+    run, archive, indexed, tiny_config, tiny_processor, tmp_path
+):
+    torch.manual_seed(1)
+    PIRModel(tiny_config).save_pretrained(tmp_path / "other")
+    tiny_processor.save_pretrained(tmp_path / "other")
+    for command in (["index", archive], ["search", "a"]):
+        code, _, err = run(*command, "--index", indexed, "--model", tmp_path / "other")
+        assert code == 2
+        assert f"make a new index with: pir index FOLDER --index NEW_INDEX --model {tmp_path / 'other'}" in err
+
+
+def test_interrupted_index_keeps_what_it_wrote(run, archive, model_folder, tmp_path, monkeypatch):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("modeling_pir.inference.embed.embed_images", interrupted)
+    code, _, err = run("index", archive, "--index", tmp_path / "index", "--model", model_folder)
+    assert code == 130 and "run it again for the rest" in err
+    monkeypatch.undo()
+    assert "4 added" in run("index", archive, "--index", tmp_path / "index")[1]
+
+
+def test_classify_gives_probabilities(run, archive, model_folder):
+    images = [archive / "0.png", archive / "1.png"]
+    code, out, _ = run(
+        "classify", *images, "--labels", "airport, forest,airport,harbor", "--model", model_folder, "--json"
+    )
+    results = json.loads(out)
+    assert code == 0 and [Path(result["image"]).name for result in results] == ["0.png", "1.png"]
+    for result in results:
+        values = list(result["probabilities"].values())
+        assert sorted(result["probabilities"]) == ["airport", "forest", "harbor"]
+        assert sum(values) == pytest.approx(1) and values == sorted(values, reverse=True)
+    text = run("classify", images[0], "--labels", "airport,forest", "--model", model_folder)[1]
+    assert text.splitlines()[0].split() == ["image", "label", "probability"] and len(text.splitlines()) == 3
+
+
+def test_classify_agrees_with_the_model(run, archive, model_folder, tiny_model, tiny_processor):
+    labels = ["airport", "forest", "harbor"]
+    image = Image.open(archive / "0.png").convert("RGB")
+    inputs = tiny_processor(
+        images=[image], text=[f"an aerial image of {label}" for label in labels], return_tensors="pt"
+    )
+    expected = tiny_model(**inputs).logits_per_image.softmax(dim=-1)[0].tolist()
+    _, out, _ = run("classify", archive / "0.png", "--labels", ",".join(labels), "--model", model_folder, "--json")
+    probabilities = json.loads(out)[0]["probabilities"]
+    np.testing.assert_allclose([probabilities[label] for label in labels], expected, atol=1e-5)
+
+
+def test_embed_writes_a_file_per_shard_once(run, tiny_parquet_dataset, model_folder, tmp_path):
+    options = (tiny_parquet_dataset, "--output", tmp_path / "out", "--model", model_folder)
+    assert "12 rows embedded, 3 shards of which 0 were there already" in run("embed", *options)[1]
+    assert "0 rows embedded, 3 shards of which 3 were there already" in run("embed", *options)[1]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "test.parquet",
+        "train.parquet",
+        "validation.parquet",
+    ]
+
+
+def test_localize_lists_places_and_writes_a_map(run, model_folder, tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    pytest.importorskip("matplotlib")
+    values = np.random.default_rng(0).integers(1, 255, (3, 64, 96), dtype=np.uint8)
+    place = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 5.5e6)}
+    shape = {"driver": "GTiff", "count": 3, "height": 64, "width": 96, "dtype": "uint8"}
+    with rasterio.open(tmp_path / "scene.tif", "w", **shape, **place) as file:
+        file.write(values)
+    options = ("--model", model_folder, "--output", tmp_path / "maps", "--chip-size", 32, "--places", 2)
+    code, out, _ = run("localize", tmp_path / "scene.tif", "a forest", *options)
+    assert code == 0 and "15 chips compared; written: " in out and out.startswith("rank  similarity  window")
+    assert {path.name for path in (tmp_path / "maps").iterdir()} == {"scene.heat.png", "scene.heat.tif"}
+
+
+def test_demo_hands_index_and_model_to_the_page(run, indexed, monkeypatch):
+    launched = []
+    monkeypatch.setattr("modeling_pir.demo.page.launch", lambda *arguments: launched.append(arguments))
+    assert run("demo", "--index", indexed, "--port", 1234)[0] == 0
+    (index, model, _, host, port), *_ = launched
+    assert (len(index), index.model is model, host, port) == (4, True, "127.0.0.1", 1234)
+
+
+def test_demo_of_a_folder_indexes_it_with_the_model_of_the_checkout(run, archive, model_folder, monkeypatch, capsys):
+    launched = []
+    monkeypatch.setattr("modeling_pir.cli.options.SHIPPED_MODEL", Path(model_folder))
+    monkeypatch.setattr("modeling_pir.demo.page.launch", lambda index, *_: launched.append((len(index), index.path)))
+    code, out, errors = run("demo", archive)
+    assert code == 0 and "the small one of this checkout is used" in errors
+    assert "4 rows" in out and "broken.jpg is no image that can be read" in out
+    assert launched[0][0] == 4 and not Path(launched[0][1]).exists()
+
+
+@pytest.mark.parametrize("arguments", [[], ["folder", "--index", "a.lance"]])
+def test_demo_needs_a_folder_or_an_index(run, arguments):
+    code, _, errors = run("demo", *arguments)
+    assert code == 2 and "either a FOLDER of images or an --index" in errors
+
+
+def test_without_a_model_and_a_checkout_it_says_which_option_is_missing(run, archive, tmp_path, monkeypatch):
+    monkeypatch.setattr("modeling_pir.cli.options.SHIPPED_MODEL", tmp_path / "nothing")
+    code, _, errors = run("demo", archive)
+    assert code == 2 and "No model is named: add --model" in errors
+
+
+def test_convert_hands_over_its_options(run, monkeypatch):
+    seen = []
+    monkeypatch.setattr("modeling_pir.convert.convert_pir_checkpoint_to_hf.main", lambda: seen.extend(sys.argv))
+    assert run("convert", "model.pth", "folder", "--verify")[0] == 0
+    assert seen == ["pir convert", "model.pth", "folder", "--verify"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example_that_parses(run, capsys, command):
+    with pytest.raises(SystemExit) as stop:
+        run(command, "--help")
+    example = capsys.readouterr().out.split("example:\n")[1].strip()
+    assert stop.value.code == 0 and example.startswith(f"pir {command} ")
+    assert cli.build_parser().parse_args(shlex.split(example)[1:]).command == command
+
+
+@pytest.mark.slow
+def test_second_run_on_the_official_images_takes_seconds(tmp_path, model_folder):
+    """A process as a user starts it, with 10,921 images that are there already."""
+    archive = tmp_path / "many"
+    archive.mkdir()
+    generator = np.random.default_rng(0)
+    for number in range(10_921):
+        Image.fromarray(generator.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(archive / f"{number}.png")
+    command = [sys.executable, "-c", "import sys; from modeling_pir.cli.main import main; sys.exit(main())", "index"]
+    command += [str(archive), "--index", str(tmp_path / "index"), "--model", str(model_folder), "--json"]
+    subprocess.run(command, check=True, capture_output=True)
+    started, cpu_started = time.monotonic(), os.times()
+    result = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    used = os.times()
+    cpu = used.children_user + used.children_system - cpu_started.children_user - cpu_started.children_system
+    print(f"second run: {time.monotonic() - started:.1f} s, {cpu:.1f} s of processor time")
+    assert (result["added"], result["unchanged"]) == (0, 10_921)
+    assert cpu < 5

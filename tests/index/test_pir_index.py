@@ -1,0 +1,602 @@
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from modeling_pir import PIRModel
+from modeling_pir.index.embed_files import ChipOptions, embed_files
+from modeling_pir.index.export import wkb
+from modeling_pir.index.pir_index import PIRIndex
+from modeling_pir.index.rows import make_row
+from modeling_pir.index.scan import Scan
+from modeling_pir.index.stores import lance_store as index_lance
+from modeling_pir.index.stores.bit_codes import nearest_codes
+from modeling_pir.index.stores.lance_store import LanceStore
+from modeling_pir.index.stores.sqlite_store import ExactStore
+from modeling_pir.inference.embed import embed_images, embed_texts
+
+pytest.importorskip("lancedb")
+
+SQUARE = {"type": "Polygon", "coordinates": [[[10, 51], [10, 50], [11, 50], [11, 51], [10, 51]]]}
+
+
+@pytest.fixture
+def archive(tmp_path, tiny_images):
+    """A folder of four images, whose names are airport.png, forest.png, harbor.png, parking.png."""
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    for name, image in zip(("airport", "forest", "harbor", "parking"), tiny_images, strict=True):
+        image.save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture(params=["exact", "lance"])
+def index(request, tmp_path, tiny_model, tiny_processor):
+    """An empty index of either kind."""
+    return PIRIndex.create(tmp_path / "index", tiny_model, tiny_processor, engine=request.param)
+
+
+def names(hits):
+    return [Path(hit.path).stem for hit in hits]
+
+
+def write_raster(path, values, **profile):
+    """A GeoTIFF of (bands, height, width) values."""
+    rasterio = pytest.importorskip("rasterio")
+    bands, height, width = values.shape
+    shape = {"driver": "GTiff", "count": bands, "height": height, "width": width, "dtype": values.dtype}
+    with rasterio.open(path, "w", **shape, **profile) as file:
+        file.write(values)
+
+
+def noise(height=64, width=96, seed=0):
+    return np.random.default_rng(seed).integers(1, 255, (3, height, width), dtype=np.uint8)
+
+
+def test_second_add_embeds_nothing(index, archive, monkeypatch):
+    assert index.add(archive).added == 4
+    monkeypatch.setattr("modeling_pir.inference.embed.embed_images", None)  # a call would fail
+    report = index.add(archive)
+    assert (report.added, report.unchanged, report.errors, len(index)) == (0, 4, [], 4)
+
+
+def test_update_embeds_only_what_changed_and_drops_what_is_gone(index, archive, tiny_images, monkeypatch):
+    index.add(archive)
+    tiny_images[0].save(archive / "forest.png")  # now the airport's picture
+    os.utime(archive / "harbor.png", (1, 1))  # another time, the same content
+    (archive / "parking.png").unlink()
+    tiny_images[3].save(archive / "new.png")
+    encoded = []
+
+    def counting(model, processor, images, batch_size=64):
+        encoded.extend(images)
+        return embed_images(model, processor, images, batch_size)
+
+    monkeypatch.setattr("modeling_pir.inference.embed.embed_images", counting)
+    report = index.update(archive)
+    assert (len(encoded), report.added, report.unchanged, report.deleted) == (2, 2, 2, 1)
+    assert sorted(names(index.search("a", k=9))) == ["airport", "forest", "harbor", "new"]
+    twins = index.search(tiny_images[0], k=2)
+    assert sorted(names(twins)) == ["airport", "forest"]
+    assert twins[1].similarity == pytest.approx(1, abs=1e-5)
+
+
+def test_file_of_the_same_size_but_another_content_is_embedded_again(index, archive, tiny_images):
+    tiny_images[0].save(archive / "new.bmp")
+    index.add(archive / "new.bmp")
+    tiny_images[1].save(archive / "new.bmp")
+    os.utime(archive / "new.bmp", (1, 1))
+    assert index.add(archive / "new.bmp").added == len(index) == 1
+    assert index.search(tiny_images[1])[0].similarity == pytest.approx(1, abs=1e-5)
+
+
+def test_changed_scene_leaves_no_chip_of_its_old_windows(index):
+    old = [make_row("/scene.tif", (column, 0, 32, 32)) for column in (0, 32, 64)]
+    index.store.append([*old, make_row("/other.tif", (32, 0, 32, 32))], np.eye(4, 16, dtype=np.float32))
+    new = [make_row("/scene.tif", (column, 0, 32, 32)) for column in (0, 16)]
+    index.store.replace(["/scene.tif"], new, np.eye(2, 16, dtype=np.float32))
+    found = sorted((hit.path, hit.window[0]) for hit in index.search(torch.ones(16)))
+    assert found == [("/other.tif", 32), ("/scene.tif", 0), ("/scene.tif", 16)]
+
+
+def test_search_ranks_as_the_matrix_of_similarities(index, archive, tiny_model, tiny_processor, tiny_images):
+    index.add(archive, batch_size=3)
+    image_embeds = embed_images(tiny_model, tiny_processor, tiny_images)
+    text_embed = embed_texts(tiny_model, tiny_processor, ["two green square"])[0]
+    expected = image_embeds @ text_embed
+    order = expected.argsort(descending=True)
+    for query in ("two green square", text_embed, 5 * text_embed.numpy()):
+        hits = index.search(query, k=4)
+        assert names(hits) == [("airport", "forest", "harbor", "parking")[place] for place in order]
+        np.testing.assert_allclose([hit.similarity for hit in hits], expected[order], atol=1e-5)
+    assert index.search(tiny_images[2], k=1)[0].path == str(archive / "harbor.png")
+
+
+def test_hit_tells_where_it_is_from(index, archive):
+    index.add(archive)
+    hit = index.search("a", k=1, where="path LIKE '%harbor%'")[0]
+    status = (archive / "harbor.png").stat()
+    assert (hit.window, hit.size, hit.time) == ((0, 0, 48, 40), status.st_size, status.st_mtime)
+    assert (hit.bounds, hit.footprint, hit.crs, hit.date, hit.sensor, hit.scene) == (None,) * 6
+
+
+def test_more_hits_than_rows_gives_all_rows(index, archive):
+    index.add(archive)
+    assert len(index.search("a", k=1000)) == 4
+    assert len(index.search("a", k=1000, where="path NOT LIKE '%harbor%'")) == 3
+
+
+def test_empty_index_finds_nothing(index):
+    assert index.search("a") == [] and len(index) == 0
+    with pytest.raises(ValueError, match="add images first"):
+        index.check()
+
+
+@pytest.mark.parametrize(
+    ("query", "options", "message"),
+    [
+        ("  ", {}, "query is empty"),
+        ("a", {"k": 0}, "k is 0, but it has to be at least 1"),
+        ("a", {"where": " "}, "filter is empty"),
+        ("a", {"where": "date >>"}, "'date >>' cannot be understood"),
+        ("a", {"where": "colour = 'red'"}, "colour"),
+        ("a", {"where": "1 = 1; DROP TABLE images"}, "cannot be understood"),
+        ("a", {"where": "1 = 1) OR (1 = 1; --"}, "cannot be understood"),
+        (torch.ones(3), {}, "3 values .* one vector of 16"),
+        (torch.full((16,), float("nan")), {}, "norm nan"),
+        (torch.zeros(16), {}, "norm 0"),
+    ],
+)
+def test_search_refuses_what_means_nothing(index, archive, query, options, message):
+    index.add(archive)
+    with pytest.raises(ValueError, match=message):
+        index.search(query, **options)
+    assert len(index) == 4
+
+
+def test_delete_by_filter_and_by_path(index, archive):
+    index.add(archive)
+    assert index.delete("path LIKE '%harbor%'") == 1
+    assert index.delete(paths=[archive / "forest.png", "/no/such.png"]) == 1
+    assert sorted(names(index.search("a"))) == ["airport", "parking"]
+    for options in ({}, {"where": "1 = 1", "paths": []}):
+        with pytest.raises(ValueError, match="either where"):
+            index.delete(**options)
+    with pytest.raises(ValueError, match="cannot be understood"):
+        index.delete("path ===== 3")
+
+
+def test_deleted_file_is_embedded_again(index, archive):
+    index.add(archive)
+    index.delete("path LIKE '%harbor%'")
+    assert index.add(archive).added == 1
+
+
+def test_bad_files_are_reported_and_cost_no_other(index, archive, monkeypatch):
+    good = (archive / "harbor.png").read_bytes()
+    (archive / "corrupt.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
+    (archive / "cut.png").write_bytes(good[: len(good) // 2])
+    (archive / "empty.tif").write_bytes(b"")
+    (archive / "notes.txt").write_text("no image")
+    (archive / ".hidden.png").write_bytes(b"passed over")
+    Image.new("L", (60, 60)).save(archive / "huge.png")
+    monkeypatch.setattr("modeling_pir.inference.images.MAX_PIXELS", 3000)
+    report = index.add(archive)
+    assert report.added == len(index) == 4
+    assert sorted(Path(path).name for path, _ in report.errors) == ["corrupt.jpg", "cut.png", "empty.tif", "huge.png"]
+    assert all(path in sentence for path, sentence in report.errors)
+    assert report.skipped == [str(archive / "notes.txt")]
+
+
+def test_file_name_that_is_no_text_is_reported(index, archive):
+    os.rename(archive / "harbor.png", os.fsencode(archive) + b"/harb\xff.png")
+    report = index.add(archive)
+    assert report.added == 3 and "not UTF-8" in report.errors[0][1]
+
+
+def test_file_that_vanishes_is_reported(index, archive):
+    scan = index.scan(archive)
+    (archive / "harbor.png").unlink()
+    report = index.write(embed_files(index.model, index.processor, scan.new), scan)
+    assert report.added == 3 and "harbor.png cannot be read (No such file" in report.errors[0][1]
+
+
+def test_missing_folder_is_refused(index, tmp_path):
+    with pytest.raises(ValueError, match="nowhere does not exist"):
+        index.add(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="is no folder"):
+        index.update(tmp_path / "nowhere")
+
+
+def test_index_among_the_images_is_not_indexed(archive, tiny_model, tiny_processor):
+    for engine in ("exact", "lance"):
+        index = PIRIndex.create(archive / f"index.{engine}", tiny_model, tiny_processor, engine=engine)
+        index.add(archive)
+        report = index.add(archive)
+        assert (report.added, report.unchanged) == (0, 4)
+        assert not any(path.startswith(index.path) for path in report.skipped)
+
+
+def test_labels_come_from_the_metadata_file(index, archive):
+    entries = [
+        {"file_name": "harbor.png", "scene": "harbor", "date": "2019-09-04", "label": ["x"]},
+        {"file_name": "no"},
+    ]
+    (archive / "metadata.jsonl").write_text("\n".join(map(json.dumps, entries)))
+    report = index.add(archive)
+    assert report.skipped == []
+    (hit,) = index.search("a", where="scene = 'harbor' AND date >= '2019'")
+    assert (names([hit]), hit.scene, hit.date, hit.sensor) == (["harbor"], "harbor", "2019-09-04", None)
+    (archive / "metadata.jsonl").write_text('{"file_name": "a.png"}\n[1]\n')
+    with pytest.raises(ValueError, match="Line 2 of .* is no JSON object"):
+        index.add(archive)
+
+
+def test_images_in_memory_with_metadata(index, tiny_images):
+    pairs = [
+        (tiny_images[0], {"path": "s3://bucket/a.png", "bounds": (10, 50, 11, 51), "footprint": SQUARE}),
+        (tiny_images[1].convert("L"), {"scene": "o'hare"}),
+    ]
+    assert index.add(pairs).added == 2
+    assert index.add(iter(pairs)).unchanged == 2
+    (hit,) = index.search("a", where="minx <= 10.5 AND maxx >= 10.5")
+    assert (hit.path, hit.bounds, hit.footprint) == ("s3://bucket/a.png", (10, 50, 11, 51), SQUARE)
+    (hit,) = index.search("a", where="scene = 'o''hare'")
+    assert hit.path.startswith("image:")
+    assert index.add([(tiny_images[2], {"path": "s3://bucket/a.png"})]).added == 1  # another picture of that name
+    assert len(index) == 2
+    with pytest.raises(ValueError, match="key 'colour': allowed are path, window"):
+        index.add([(tiny_images[0], {"colour": "red"})])
+
+
+def test_scene_becomes_chips_with_their_places(index, tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    scene = tmp_path / "scene_20190904.tif"
+    write_raster(scene, noise(), crs="EPSG:32633", transform=rasterio.Affine(10, 0, 500_000, 0, -10, 5_550_000))
+    report = index.add([scene], chips=ChipOptions(chip_size=32, overlap=0))
+    assert (report.added, report.unplaced, report.errors) == (6, [], [])
+    hits = index.search("a", k=9, where="minx > 14.9 AND maxy < 50.2")
+    assert sorted(hit.window for hit in hits) == [(x, y, 32, 32) for x in (0, 32, 64) for y in (0, 32)]
+    assert {(hit.crs, hit.date) for hit in hits} == {("EPSG:32633", "2019-09-04")}
+    assert all(hit.footprint["type"] == "Polygon" for hit in hits)
+
+
+def test_scenes_that_are_hard(index, tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    scenes = tmp_path / "scenes"
+    scenes.mkdir()
+    utm = {"crs": "EPSG:32633", "nodata": 0}
+    turned = rasterio.Affine.translation(5e5, 5.5e6) @ rasterio.Affine.rotation(30) @ rasterio.Affine.scale(10, -10)
+    write_raster(scenes / "turned.tif", noise(), **utm, transform=turned)
+    write_raster(scenes / "nodata.tif", noise() * 0, **utm, transform=rasterio.Affine(10, 0, 5e5, 0, -10, 5.5e6))
+    with pytest.warns(rasterio.errors.NotGeoreferencedWarning):
+        write_raster(scenes / "nowhere.tif", np.concatenate([noise(), noise()]))
+    fiji = rasterio.Affine(0.01, 0, 179.8, 0, -0.01, -17)
+    write_raster(scenes / "fiji.tif", noise(32, 32), crs="EPSG:4326", transform=fiji)
+    report = index.add(scenes, chips=ChipOptions(chip_size=64))
+    assert report.unplaced == [str(scenes / "nowhere.tif")]
+    ((path, sentence),) = report.errors
+    assert path == str(scenes / "nodata.tif") and "nodata" in sentence
+    across = index.search("a", where="minx > maxx")
+    assert set(names(across)) == {"fiji"} and across[0].footprint["type"] == "MultiPolygon"
+    hit = index.search("a", k=1, where="path LIKE '%turned%'")[0]
+    corners = {tuple(corner) for corner in hit.footprint["coordinates"][0]}
+    assert len(corners) == 4 and len({longitude for longitude, _ in corners}) == 4  # no upright rectangle
+
+
+def test_scene_that_breaks_off_leaves_no_row(index, tmp_path, monkeypatch):
+    rasterio = pytest.importorskip("rasterio")
+    whole, broken = tmp_path / "whole.tif", tmp_path / "broken.tif"
+    profile = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 5.5e6), "blockysize": 1}
+    write_raster(whole, noise(), **profile)
+    broken.write_bytes(whole.read_bytes()[:-8_000])
+    report = index.add([broken, whole], batch_size=1, chips=ChipOptions(chip_size=32, overlap=0))
+    assert report.added == len(index) == 6
+    assert [path for path, _ in report.errors] == [str(broken)]
+
+
+def test_another_model_is_refused_with_the_command(index, archive, tiny_config, tiny_processor):
+    index.add(archive)
+    other = PIRModel(tiny_config).eval()
+    with pytest.raises(ValueError, match="two models cannot be compared.* pir index FOLDER --index NEW_INDEX"):
+        PIRIndex.open(index.path, other, tiny_processor)
+
+
+def test_half_precision_is_the_same_model(index, tiny_model, tiny_processor):
+    PIRIndex.open(index.path, tiny_model.to(torch.bfloat16), tiny_processor)
+
+
+def test_index_remembers_its_model(index, tiny_model, tiny_processor, tmp_path):
+    named = PIRIndex.create(tmp_path / "named", tiny_model, tiny_processor, "org/pir", "abc", index.store.kind)
+    assert (PIRIndex.open(named.path).metadata["model_id"], named.metadata["revision"]) == ("org/pir", "abc")
+    tiny_model.save_pretrained(tmp_path / "model")
+    loaded = PIRModel.from_pretrained(tmp_path / "model")
+    assert PIRIndex.create(tmp_path / "b", loaded, tiny_processor).metadata["model_id"] == str(tmp_path / "model")
+
+
+def test_without_a_model_vectors_can_be_searched_but_not_sentences(index, archive):
+    index.add(archive)
+    opened = PIRIndex.open(index.path)
+    assert len(opened.search(torch.ones(16))) == 4
+    with pytest.raises(ValueError, match="opened without a model"):
+        opened.search("a")
+    with pytest.raises(ValueError, match="opened without a model"):
+        opened.add(archive)
+
+
+def test_create_and_open_say_what_is_wrong(tmp_path, tiny_model, tiny_processor):
+    (tmp_path / "file").write_text("no index")
+    (tmp_path / "folder").mkdir()
+    for name in ("file", "folder", "missing"):
+        with pytest.raises(ValueError, match=f"{name} is no index"):
+            PIRIndex.open(tmp_path / name)
+    assert not (tmp_path / "missing").exists()
+    with pytest.raises(ValueError, match="exists already"):
+        PIRIndex.create(tmp_path / "folder", tiny_model, tiny_processor)
+
+
+@pytest.mark.parametrize("engine", ["exact", "lance"])
+def test_place_that_cannot_be_written_is_an_os_error(tmp_path, tiny_model, tiny_processor, engine):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError):
+        PIRIndex.create(tmp_path / "file" / "index", tiny_model, tiny_processor, engine=engine)
+
+
+def test_full_disk_is_an_os_error_and_keeps_what_was_committed(index, archive):
+    index.add([archive / "airport.png"])
+    rows = [make_row(f"/{number}.png", (0, 0, 1, 1)) for number in range(5000)]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="cannot be written"):
+            index.store.append(rows, np.ones((5000, 16), dtype=np.float32))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert names(PIRIndex.open(index.path).search(torch.ones(16))) == ["airport"]
+    assert index.add(archive).added == 3
+
+
+def test_without_lancedb_search_is_exact_and_a_table_names_the_extra(tmp_path, tiny_model, tiny_processor, monkeypatch):
+    path = PIRIndex.create(tmp_path / "table", tiny_model, tiny_processor, engine="lance").path
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "lancedb", None)
+    assert isinstance(PIRIndex.create(tmp_path / "b", tiny_model, tiny_processor).store, ExactStore)
+    with pytest.raises(ImportError, match=r"modeling-pir\[search\]"):
+        PIRIndex.open(path)
+
+
+def test_lance_table_at_an_address(tmp_path, tiny_model, tiny_processor, archive):
+    address = f"file://{tmp_path}/table"
+    PIRIndex.create(address, tiny_model, tiny_processor).add(archive)
+    assert PIRIndex.open(address, tiny_model, tiny_processor).add(archive).unchanged == 4
+
+
+def test_export_to_geojson(index, tmp_path, tiny_images):
+    index.add([(tiny_images[0], {"path": "a", "bounds": (10, 50, 11, 51), "footprint": SQUARE, "date": "2019"})])
+    index.add([(tiny_images[1], {"path": "b"})])
+    assert index.export(tmp_path / "all.geojson") == 2
+    placed, unplaced = json.loads((tmp_path / "all.geojson").read_text())["features"]
+    assert placed["geometry"] == SQUARE and placed["properties"]["date"] == "2019"
+    assert unplaced["geometry"] is None and unplaced["properties"]["path"] == "b"
+    assert index.export(tmp_path / "some.geojson", where="date = '1900'") == 0
+    assert json.loads((tmp_path / "some.geojson").read_text())["features"] == []
+    with pytest.raises(ValueError, match=r"suffix '.csv'"):
+        index.export(tmp_path / "all.csv")
+
+
+def test_export_to_parquet_holds_vectors_and_geometry(index, tmp_path, tiny_images, tiny_model, tiny_processor):
+    import pyarrow.parquet as pq
+
+    index.add([(tiny_images[0], {"path": "a", "footprint": SQUARE}), (tiny_images[1], {"path": "b"})])
+    index.export(tmp_path / "all.parquet")
+    table = pq.read_table(tmp_path / "all.parquet")
+    vectors = np.array(table.column("embedding").to_pylist(), dtype=np.float32)
+    np.testing.assert_allclose(vectors, embed_images(tiny_model, tiny_processor, tiny_images[:2]), atol=1e-6)
+    assert table.column("geometry").to_pylist() == [wkb(SQUARE), None]
+    assert json.loads(table.schema.metadata[b"geo"])["columns"]["geometry"]["encoding"] == "WKB"
+
+
+def test_well_known_binary_is_that_of_the_standard():
+    triangle = [[0, 0], [1, 0], [0, 1], [0, 0]]
+    ring = "04000000" + "".join(np.array(triangle, dtype="<f8").tobytes().hex(" ").split())
+    assert wkb({"type": "Polygon", "coordinates": [triangle]}).hex() == "0103000000" + "01000000" + ring
+    two = wkb({"type": "MultiPolygon", "coordinates": [[triangle], [triangle]]}).hex()
+    assert two == "0106000000" + "02000000" + 2 * ("0103000000" + "01000000" + ring)
+
+
+def clustered(num_rows, dim=32, seed=0):
+    """Unit vectors around 40 centres, and the number of each one's centre."""
+    generator = np.random.default_rng(seed)
+    centres = generator.normal(size=(40, dim))
+    labels = generator.integers(0, 40, num_rows)
+    vectors = centres[labels] + 0.7 * generator.normal(size=(num_rows, dim))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32), labels
+
+
+@pytest.fixture(scope="module")
+def large_store(tmp_path_factory):
+    """12,000 rows with a vector index of many partitions; scene is the cluster, date is drawn by lot."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(index_lance, "MIN_INDEX_ROWS", 1000)
+        patch.setattr(index_lance, "PARTITION_ROWS", 256)
+        patch.setattr(index_lance, "EXACT_ROWS", 50)
+        patch.setattr(index_lance, "FEW_ROWS", 3000)
+        patch.setattr(index_lance, "CANDIDATES", 100)
+        patch.setattr(index_lance, "CANDIDATES_PER_HIT", 4)
+        store = LanceStore.create(str(tmp_path_factory.mktemp("large") / "index"), {"dim": 32, "weights": ""})
+        vectors, labels = clustered(12_000)
+        days = np.random.default_rng(1).integers(0, 1000, len(labels))
+        rows = [
+            make_row(f"/{number}", (0, 0, 1, 1), scene=f"s{label}", date=f"{day:03}")
+            for number, (label, day) in enumerate(zip(labels, days, strict=True))
+        ]
+        store.append(rows, vectors)
+        store.maintain()
+        yield store
+
+
+@pytest.mark.parametrize(
+    ("where", "least"),
+    [(None, 0.98), ("scene = 's3'", 0.99), ("date < '040'", 0.99), ("date < '005'", 0.99), ("date < '500'", 0.99)],
+)
+def test_recall_holds_under_a_filter(large_store, where, least):
+    index = PIRIndex(large_store)
+    assert large_store.is_approximate
+    assert index.check(60, where=where) >= least
+
+
+def test_filter_that_leaves_few_rows_is_searched_exactly(large_store):
+    vector = clustered(1, seed=5)[0][0]
+    kept = sum(len(rows) for rows, _ in large_store.rows("date = '007'"))
+    found = large_store.nearest(vector, 100, "date = '007'")
+    assert 0 < len(found) == kept < 50
+    assert [row["id"] for row, _ in found] == [
+        row["id"] for row, _ in large_store.nearest(vector, 100, "date = '007'", True)
+    ]
+
+
+def test_filter_that_leaves_thousands_compares_codes_and_sees_every_write(large_store, monkeypatch):
+    where, vector = "date < '100' OR scene = 'new'", -clustered(1, seed=3)[0][0]
+    compared = []
+
+    def counting(codes, places, query, count):
+        compared.append(len(places))
+        return nearest_codes(codes, places, query, count)
+
+    monkeypatch.setattr(index_lance, "nearest_codes", counting)
+    before = large_store.nearest(vector, 5, where)
+    large_store.append([make_row("/new", scene="new")], vector[None])
+    (row, similarity), *_ = large_store.nearest(vector, 5, where)
+    assert row["path"] == "/new" and similarity == pytest.approx(1, abs=1e-5)
+    large_store.maintain()  # moves rows
+    assert large_store.nearest(vector, 5, where)[0][0]["path"] == "/new"
+    assert large_store.delete("scene = 'new'") == 1
+    after = large_store.nearest(vector, 5, where)
+    assert [row["id"] for row, _ in after] == [row["id"] for row, _ in before]
+    similarities = [similarity for _, similarity in after]
+    assert similarities == sorted(similarities, reverse=True)
+    num_left = large_store.count(where)
+    assert 1000 < num_left < 1500 and compared == [num_left, num_left + 1, num_left + 1, num_left]
+
+
+@pytest.mark.parametrize("code_bytes", [None, 8])
+def test_index_without_codes_or_with_others_is_refused(tmp_path, code_bytes):
+    import lancedb
+    import pyarrow as pa
+
+    fields = [pa.field("row", pa.string())] + ([pa.field("code", pa.binary(code_bytes))] if code_bytes else [])
+    schema = pa.schema(fields, metadata={"pir": "{}"})
+    lancedb.connect(str(tmp_path)).create_table(index_lance.TABLE, schema=schema)
+    with pytest.raises(ValueError, match="older version of this package: make a new index with pir index"):
+        PIRIndex.open(tmp_path)
+
+
+def test_rows_added_after_the_vector_index_are_found(large_store):
+    vector = -clustered(1)[0][0]
+    large_store.append([make_row("/late", scene="late")], vector[None])
+    (row, similarity), *_ = large_store.nearest(vector, 3)
+    assert row["path"] == "/late" and similarity == pytest.approx(1, abs=1e-5)
+    large_store.maintain()
+    assert large_store.nearest(vector, 1)[0][0]["path"] == "/late"
+    assert large_store.delete("scene = 'late'") == 1
+    assert large_store.nearest(vector, 1)[0][0]["path"] != "/late"
+
+
+def test_readers_see_whole_commits_while_a_writer_adds(index):
+    paths, failures, done = 25, [], threading.Event()
+    vectors = clustered(paths * 20, dim=16)[0]
+
+    def read():
+        reader = PIRIndex.open(index.path)
+        try:
+            while not done.is_set():
+                hits = reader.search(vectors[0], k=1000)
+                counts = {path: [hit.path for hit in hits].count(path) for path in {hit.path for hit in hits}}
+                assert set(counts.values()) <= {20}, counts  # all rows of a file or none
+                assert sorted(counts) == sorted(f"/{number:02}" for number in range(len(counts)))
+                assert [hit.similarity for hit in hits] == sorted((hit.similarity for hit in hits), reverse=True)
+        except Exception as error:  # the thread's failure is the test's
+            failures.append(error)
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for number in range(paths):
+        rows = [make_row(f"/{number:02}", (0, part, 1, 1)) for part in range(20)]
+        index.store.append(rows, vectors[20 * number : 20 * number + 20])
+        index.store.maintain()
+    done.set()
+    for reader in readers:
+        reader.join()
+    assert not failures and len(index) == 20 * paths
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from modeling_pir.hub import load_pretrained
+from modeling_pir.index import PIRIndex
+
+index = PIRIndex.open(sys.argv[1], *load_pretrained(sys.argv[2]))
+files = sorted(Path(sys.argv[3]).iterdir())
+print("ready", flush=True)
+for start in range(0, len(files), 4):
+    index.add(files[start : start + 4])
+    print(start + 4, flush=True)  # acknowledged
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["exact", "lance"])
+def test_ten_kills_lose_no_acknowledged_row(tmp_path, tiny_model, tiny_processor, tiny_images, engine):
+    tiny_model.save_pretrained(tmp_path / "model")
+    tiny_processor.save_pretrained(tmp_path / "model")
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    generator = np.random.default_rng(0)
+    num_images = 2000  # more than ten killed writers can embed on a fast machine
+    for number in range(num_images):
+        Image.fromarray(generator.integers(0, 255, (24, 24, 3), dtype=np.uint8)).save(archive / f"{number:04}.png")
+    index = PIRIndex.create(tmp_path / "index", tiny_model, tiny_processor, engine=engine)
+    command = [sys.executable, "-c", WRITER, index.path, str(tmp_path / "model"), str(archive)]
+    for _ in range(10):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+            assert writer.stdout.readline() == "ready\n"
+            timer = threading.Timer(float(generator.uniform(0.02, 0.6)), writer.kill)
+            timer.start()
+            acknowledged = [int(line) for line in writer.stdout if line.strip().isdigit()]
+            timer.cancel()
+        paths = [row["path"] for rows, _ in PIRIndex.open(index.path).store.rows() for row in rows]
+        assert len(paths) == len(set(paths)) >= max(acknowledged, default=0)
+        assert {str(archive / f"{number:04}.png") for number in range(max(acknowledged, default=0))} <= set(paths)
+    assert 0 < len(index) < num_images
+    report = index.add(archive)
+    assert report.added + report.unchanged == num_images == len(index) and report.added > 0
+    assert len({hit.path for hit in index.search("a", k=num_images)}) == num_images
+
+
+@pytest.mark.slow
+def test_real_archive(tmp_path, tiny_model, tiny_processor):
+    scenes = Path(os.environ["PIR_DATA_DIR"]) / "geo_scenes"
+    index = PIRIndex.create(tmp_path / "index", tiny_model, tiny_processor)
+    report = index.add(scenes, chips=ChipOptions(chip_size=128))
+    assert not report.errors and report.added == len(index) > 200
+    naip = index.search("a pond", k=500, where="sensor = 'NAIP aerial' AND minx > -100 AND maxx < -99")
+    assert naip and all("naip" in hit.path for hit in naip)
+    assert index.update(scenes).added == 0
+
+
+def test_scan_without_work_needs_no_write(index, archive):
+    index.add(archive)
+    assert index.write([], index.scan(archive)).unchanged == 4
+    assert index.write([], Scan()).added == 0

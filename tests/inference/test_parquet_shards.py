@@ -1,0 +1,264 @@
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from modeling_pir import PIRModel
+from modeling_pir.hub.identity import describe_model
+from modeling_pir.index import embed_files
+from modeling_pir.index.pir_index import PIRIndex
+from modeling_pir.inference import parquet_shards
+from modeling_pir.inference.embed import embed_images
+from modeling_pir.inference.parquet_shards import Shard, embed_shard, embed_shards, list_shards
+from modeling_pir.inference.ray_workers import run_on_ray
+from tests.support.paths import ROOT
+
+
+def encoded(image):
+    return {"bytes": image_bytes(image), "path": None}
+
+
+def image_bytes(image):
+    with io.BytesIO() as file:
+        image.save(file, "png")
+        return file.getvalue()
+
+
+@pytest.fixture
+def shard(tmp_path, tiny_images):
+    """Four images, the third one broken and one more missing, in one Parquet file."""
+    images = [encoded(image) for image in tiny_images]
+    images[2] = {"bytes": b"broken", "path": "third.png"}
+    path = tmp_path / "data" / "part.parquet"
+    path.parent.mkdir()
+    pq.write_table(pa.table({"image": [*images, None], "scene": list("abcde")}), path)
+    return Shard(str(path), str(tmp_path / "out" / "part.parquet"))
+
+
+def embed_one(model, processor, shard, **options):
+    return embed_shard(model, processor, shard, describe_model(model), **options)
+
+
+def test_output_holds_vectors_errors_and_the_other_columns(shard, tiny_model, tiny_processor, tiny_images):
+    report = embed_one(tiny_model, tiny_processor, shard, batch_size=2)
+    table = pq.read_table(shard.output)
+    assert table.column_names == ["scene", "embedding", "error"]
+    assert table.column("scene").to_pylist() == list("abcde")
+    vectors, errors = table.column("embedding").to_pylist(), table.column("error").to_pylist()
+    expected = embed_images(tiny_model, tiny_processor, [tiny_images[place] for place in (0, 1, 3)])
+    np.testing.assert_allclose([vectors[place] for place in (0, 1, 3)], expected, atol=1e-6)
+    assert vectors[2] is vectors[4] is errors[0] is None
+    assert errors[2] == "third.png is no image that can be read: remove it or replace it."
+    assert report.errors == [(2, errors[2]), (4, "The row has no image.")] and report.rows == 5
+
+
+def test_output_names_its_model(shard, tiny_model, tiny_processor):
+    embed_one(tiny_model, tiny_processor, shard)
+    assert json.loads(pq.read_schema(shard.output).metadata[b"pir"]) == describe_model(tiny_model)
+
+
+def test_output_that_is_there_is_skipped(shard, tiny_model, tiny_processor, monkeypatch):
+    embed_one(tiny_model, tiny_processor, shard)
+    monkeypatch.setattr(parquet_shards, "embed_images", None)  # a call would fail
+    report = embed_one(tiny_model, tiny_processor, shard)
+    assert report.skipped and report.rows == 0
+
+
+def test_output_of_another_model_is_refused(shard, tiny_model, tiny_config, tiny_processor):
+    embed_one(tiny_model, tiny_processor, shard)
+    with pytest.raises(ValueError, match="made by another model .* name another output folder"):
+        embed_one(PIRModel(tiny_config).eval(), tiny_processor, shard)
+
+
+def test_interrupted_shard_leaves_nothing_behind(shard, tiny_model, tiny_processor, monkeypatch):
+    calls = []
+
+    def interrupted(model, processor, images, batch_size):
+        assert not Path(shard.output).exists()  # what a killed process leaves is not taken for a whole file
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(images)
+        return embed_images(model, processor, images, batch_size)
+
+    monkeypatch.setattr(parquet_shards, "embed_images", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        embed_one(tiny_model, tiny_processor, shard, batch_size=1)
+    assert list(Path(shard.output).parent.iterdir()) == []
+    monkeypatch.undo()
+    assert embed_one(tiny_model, tiny_processor, shard).rows == 5
+
+
+def test_broken_shard_is_reported_and_the_others_are_done(shard, tiny_model, tiny_processor, tmp_path):
+    broken = Shard(str(tmp_path / "data" / "broken.parquet"), str(tmp_path / "out" / "broken.parquet"))
+    Path(broken.source).write_bytes(b"PAR1 no more")
+    gone = Shard(str(tmp_path / "gone.parquet"), str(tmp_path / "out" / "gone.parquet"))
+    reports = list(embed_shards(tiny_model, tiny_processor, [broken, gone, shard]))
+    assert [bool(report.failure) for report in reports] == [True, True, False]
+    assert broken.source in reports[0].failure and [report.rows for report in reports] == [0, 0, 5]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["part.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [({"scene": ["a"]}, "no column 'image' among scene"), ({"image": [b""], "error": ["a"]}, "column 'error' already")],
+)
+def test_columns_that_do_not_fit_are_refused(tmp_path, tiny_model, tiny_processor, columns, message):
+    pq.write_table(pa.table(columns), tmp_path / "in.parquet")
+    with pytest.raises(ValueError, match=message):
+        embed_one(tiny_model, tiny_processor, Shard(str(tmp_path / "in.parquet"), str(tmp_path / "out.parquet")))
+
+
+def test_column_of_bytes_or_paths(tmp_path, tiny_model, tiny_processor, tiny_images):
+    tiny_images[1].save(tmp_path / "b.png")
+    values = [{"bytes": None, "path": str(tmp_path / "b.png")}, encoded(tiny_images[1])]
+    pq.write_table(pa.table({"a": [image_bytes(tiny_images[1])] * 2, "b": values}), tmp_path / "in.parquet")
+    rows = []
+    for column in "ab":
+        shard = Shard(str(tmp_path / "in.parquet"), str(tmp_path / f"{column}.parquet"))
+        embed_one(tiny_model, tiny_processor, shard, image_column=column)
+        rows += pq.read_table(shard.output).column("embedding").to_pylist()
+    np.testing.assert_allclose(rows, [rows[0]] * 4, atol=1e-6)
+
+
+def test_shards_keep_their_place_below_the_common_folder(tmp_path):
+    for name in ("data/train/0.parquet", "data/train/1.parquet", "data/test/0.parquet", "data/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    shards = list_shards(str(tmp_path / "data"), "/out/")
+    assert [shard.output for shard in shards] == ["/out/test/0.parquet", "/out/train/0.parquet", "/out/train/1.parquet"]
+    assert shards[0].source == f"file://{tmp_path}/data/test/0.parquet"
+    pattern = str(tmp_path / "data" / "train" / "*.parquet")
+    assert [shard.output for shard in list_shards(pattern, "/out")] == ["/out/0.parquet", "/out/1.parquet"]
+    (one,) = list_shards(str(tmp_path / "data" / "train" / "1.parquet"), "s3://bucket/out")
+    assert one.output == "s3://bucket/out/1.parquet"
+    with pytest.raises(ValueError, match="no .parquet file at /nowhere"):
+        list_shards("/nowhere", "/out")
+
+
+def test_shards_in_object_storage(shard, tiny_model, tiny_processor):
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/in/part.parquet", Path(shard.source).read_bytes())
+    (one,) = list_shards("memory://in", "memory://out")
+    assert embed_one(tiny_model, tiny_processor, one).rows == 5
+    assert embed_one(tiny_model, tiny_processor, one).skipped
+    with memory.open("/out/part.parquet") as file:
+        assert pq.read_table(file).num_rows == 5
+    assert memory.find("/out") == ["/out/part.parquet"]
+
+
+def test_ray_needs_a_model_with_a_name(tiny_model):
+    with pytest.raises(ValueError, match="no id or folder"):
+        list(run_on_ray(embed_shard, [1], describe_model(tiny_model)))
+
+
+def test_missing_ray_names_the_extra(tiny_model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    description = describe_model(tiny_model, "org/pir")
+    assert list(run_on_ray(embed_shard, [], description)) == []  # nothing to do needs no cluster
+    with pytest.raises(ImportError, match=r"modeling-pir\[ray\]"):
+        list(run_on_ray(embed_shard, [1], description))
+
+
+def test_files_are_grouped_by_number_and_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(embed_files, "GROUP_FILES", 3)
+    monkeypatch.setattr(embed_files, "GROUP_BYTES", 100)
+    paths = []
+    for number, size in enumerate((1, 1, 1, 200, 1, 60, 60)):
+        (tmp_path / str(number)).write_bytes(bytes(size))
+        paths.append(str(tmp_path / str(number)))
+    groups = list(embed_files._file_groups([*paths, "/gone"]))
+    assert [len(group) for group in groups] == [3, 1, 3, 1]
+    assert sum(groups, []) == [*paths, "/gone"]
+
+
+CLUSTER_SCRIPT = """
+import sys
+
+import ray
+from ray._private.state import state
+from ray.cluster_utils import Cluster
+
+from modeling_pir.cli import main as cli
+from modeling_pir.index import PIRIndex, embed_files, pir_index
+
+index_path, archive, model, data, output = sys.argv[1:]
+embed_files.GROUP_FILES = pir_index.COMMIT_ROWS = 4
+cluster = Cluster()
+cluster.add_node(num_cpus=0, include_dashboard=False)
+nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]  # one worker each
+ray.init(address=cluster.address, log_to_driver=False)
+commit, num_commits = PIRIndex._commit, 0
+
+
+def places():
+    actors = state.actor_table(None).values()
+    alive = [actor for actor in actors if actor["State"] == "ALIVE" and "MapWorker" in actor["ActorClassName"]]
+    return [actor["Address"]["NodeID"] for actor in alive]
+
+
+def commit_and_kill(self, files, scan, report):
+    global num_commits
+    commit(self, files, scan, report)
+    num_commits += 1
+    if num_commits == 3:
+        print("workers", len(set(places())), flush=True)
+        victim = next(node for node in nodes if node.node_id in places())
+        cluster.remove_node(victim, allow_graceful=False)
+        print("killed", flush=True)
+
+
+PIRIndex._commit = commit_and_kill
+options = ["--model", model, "--engine", "ray", "--workers", "2", "--json"]
+codes = [cli.main(["index", archive, "--index", index_path, *options])]
+codes.append(cli.main(["embed", data, "--output", output, *options]))
+print("codes", codes, flush=True)
+ray.shutdown()
+cluster.shutdown()
+"""
+
+
+@pytest.fixture
+def ray_environment():
+    """For machines with few processors: time to start, and no network."""
+    root = str(ROOT)
+    return os.environ | {"PYTHONPATH": root, "RAY_raylet_start_wait_time_s": "300", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+@pytest.mark.slow
+def test_cluster_that_loses_a_node_embeds_everything_once(
+    tmp_path, tiny_model, tiny_processor, tiny_parquet_dataset, ray_environment
+):
+    pytest.importorskip("ray")
+    tiny_model.save_pretrained(tmp_path / "model")
+    tiny_processor.save_pretrained(tmp_path / "model")
+    (tmp_path / "archive").mkdir()
+    generator = np.random.default_rng(0)
+    for number in range(80):
+        pixels = generator.integers(0, 255, (24, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "archive" / f"{number}.png")
+    (tmp_path / "archive" / "broken.png").write_bytes(b"broken")
+    shards = list_shards(str(tiny_parquet_dataset), str(tmp_path / "out"))
+    assert embed_one(PIRModel.from_pretrained(tmp_path / "model"), tiny_processor, shards[0]).rows == 4
+    paths = [str(tmp_path / name) for name in ("index", "archive", "model", "tiny_parquet_dataset", "out")]
+    command = [sys.executable, "-c", CLUSTER_SCRIPT, *paths]
+    done = subprocess.run(command, env=ray_environment, capture_output=True, text=True, timeout=900, check=False)
+    lines = done.stdout.splitlines()  # the process's own exit code is Ray's, which misses the killed node
+    assert {"workers 2", "killed", "codes [1, 0]"} <= set(lines), done.stderr[-2000:]  # 1: one file is broken
+    result, embedded = (json.loads(line) for line in lines if line.startswith("{"))
+    assert sorted(shard["rows"] for shard in embedded["shards"]) == [0, 4, 4]  # one was there
+    assert (result["added"], result["rows"]) == (80, 80) and len(result["errors"]) == 1
+    index = PIRIndex.open(tmp_path / "index", tiny_model, tiny_processor)
+    found = [row["path"] for rows, _ in index.store.rows() for row in rows]
+    assert sorted(found) == sorted(str(tmp_path / "archive" / f"{number}.png") for number in range(80))
+    image = Image.open(tmp_path / "archive" / "7.png")
+    assert index.search(image, k=1)[0].path.endswith("/7.png")

@@ -1,0 +1,1 @@
+"""What several tests need: tiny models, drawn runs, a loopback Hub, launchers."""

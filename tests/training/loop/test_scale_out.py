@@ -1,0 +1,34 @@
+"""Two processes train the weights of one."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.support.launcher import launch, make_config
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fields", "keys_within"),
+    [({}, 1e-4), ({"raw_temperatures": True, "max_grad_norm": 0.0}, 1e-3)],
+    ids=["ours", "raw"],
+)
+def test_two_processes_train_the_weights_of_one(tiny_dataset, tiny_config, tmp_path, fields, keys_within):
+    finished = {}
+    for number in (1, 2):
+        folder = tmp_path / f"processes_{number}"
+        config = make_config(tiny_dataset, tiny_config, folder / "run", **fields)
+        result = launch(config, folder, number)
+        assert result.returncode == 0, result.stderr[-2000:]
+        assert json.loads((folder / "run" / "environment.json").read_text())["processes"] == number
+        finished[number] = load_file(folder / "run" / "last" / "model.safetensors")
+    one, two = finished[1], finished[2]
+    assert one.keys() == two.keys()
+    # The softmax does not see biases of keys: their gradients are rounding, which AdamW takes for steps.
+    differences = {name: (one[name] - two[name]).abs().max().item() for name in one}
+    keys = {name for name in one if name.endswith(("k_proj.bias", "key.bias"))}
+    assert max(differences[name] for name in keys) < keys_within, differences
+    assert max(differences[name] for name in differences.keys() - keys) < 2e-5, differences
+    assert not any(torch.equal(one[name], torch.zeros_like(one[name])) for name in one if name.endswith("head.weight"))

@@ -1,0 +1,307 @@
+"""The loop: a run leaves what it promises, resumes exactly, stops at what cannot be trained on."""
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+
+from modeling_pir import PIRModel, PIRProcessor
+from tests.support.tiny import model_fields
+from training import train as train_module
+from training.config import TrainConfig
+from training.data.sources import load_image_captions
+from training.evaluation.split_embeddings import evaluate_split
+from training.run.checkpoint import Preempted, checkpoints
+from training.train import check_loss, timed, train
+
+CONFIGS = Path(train_module.__file__).parent / "configs"
+
+
+@pytest.fixture
+def dynamo(monkeypatch):
+    """What `accelerate launch --dynamo_backend eager` says: traced as for compiling, run as it is."""
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "EAGER")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def tiny_run(tiny_dataset, tiny_config, tmp_path):
+    """Configuration of a run of 2 epochs with 2 steps each."""
+
+    def make(name="run", **fields):
+        model = model_fields(tiny_config)
+        settings = {
+            "output_dir": str(tmp_path / name),
+            "data": str(tiny_dataset),
+            "model": model,
+            "vocab_size": 200,
+            "captions_per_image": 2,
+            "epochs": 2,
+            "batch_size": 2,
+            "learning_rate": 1e-3,
+            "log_every": 1,
+            "evaluation_batch_size": 4,
+        }
+        return TrainConfig(**settings | fields)
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def without_report(monkeypatch):
+    """Pictures and report have tests of their own; here only the numbers are kept."""
+
+    def finish(config, splits, state):
+        (train_module.Path(config.output_dir) / "test.json").write_text(json.dumps(state["best"]))
+
+    monkeypatch.setattr(train_module, "finish_run", finish)
+
+
+def weights(config, folder="last"):
+    return load_file(f"{config.output_dir}/{folder}/model.safetensors")
+
+
+def records(config):
+    with open(f"{config.output_dir}/metrics.jsonl") as file:
+        return [json.loads(line) for line in file]
+
+
+def assert_equal_weights(left, right):
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_a_run_leaves_a_model_that_loads_and_scores_as_recorded(tiny_run):
+    config = tiny_run(instruction_epochs=1)
+    folder = train(config)
+    best = max((r for r in records(config) if r.get("split") == "validation"), key=lambda record: record["mR"])
+    model = PIRModel.from_pretrained(folder / "best")
+    processor = PIRProcessor.from_pretrained(folder / "best")
+    metrics = evaluate_split(model, processor, load_image_captions(config.data, "validation"), 4)
+    assert metrics == {key: best[key] for key in metrics}
+    assert yaml.safe_load((folder / "config.yaml").read_text())["batch_size"] == 2
+    assert not model.instruction_model.training and not any(
+        p.requires_grad for p in model.instruction_model.parameters()
+    )
+
+
+def test_a_model_stored_in_half_loads_in_float32_as_the_rounded_one(tiny_run):
+    whole = PIRModel.from_pretrained(train(tiny_run("whole", epochs=1)) / "best")
+    folder = train(tiny_run("half", epochs=1, save_dtype="bfloat16")) / "best"
+    stored, half = load_file(folder / "model.safetensors"), PIRModel.from_pretrained(folder)
+    assert {tensor.dtype for tensor in stored.values() if tensor.dim() > 1} == {torch.bfloat16}
+    assert torch.bfloat16 not in {tensor.dtype for tensor in stored.values() if tensor.dim() < 2}
+    matrices = {name for name, parameter in whole.named_parameters() if parameter.dim() > 1}
+    for name, value in whole.state_dict().items():
+        assert half.state_dict()[name].dtype == value.dtype
+        assert torch.equal(half.state_dict()[name], value.bfloat16().to(value.dtype) if name in matrices else value)
+
+
+def test_ten_steps_on_one_batch_lower_the_loss(tiny_run):
+    config = tiny_run(epochs=10, batch_size=4, learning_rate=5e-3, warmup_ratio=0.0)
+    train(config)
+    losses = [record["loss"] for record in records(config) if "loss" in record]
+    assert len(losses) == 10 and losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize(("stop_at", "chunk_size"), [(1, 0), (2, 0), (3, 1)])
+def test_a_stopped_and_resumed_run_is_bit_identical(tiny_run, monkeypatch, stop_at, chunk_size):
+    whole = tiny_run("whole", chunk_size=chunk_size, num_workers=0)
+    train(whole)
+    cut = tiny_run("cut", chunk_size=chunk_size, num_workers=1)
+    calls = iter(range(1, 100))
+    monkeypatch.setattr(train_module, "is_told_to_stop", lambda *_: next(calls) == stop_at)
+    with pytest.raises(Preempted, match=f"step {stop_at}"):
+        train(cut)
+    train(cut, resume=True)
+    assert_equal_weights(weights(whole), weights(cut))
+    assert_equal_weights(weights(whole, "best"), weights(cut, "best"))
+    assert records(whole) == records(cut)
+
+
+def test_the_official_recipe_trains_its_temperatures_and_resumes_exactly(tiny_run, monkeypatch):
+    recipe = yaml.safe_load((CONFIGS / "rsicd_official.yaml").read_text())
+    fields = {name: recipe[name] for name in ("raw_temperatures", "max_grad_norm")} | {"num_workers": 0}
+    fields["model"] = tiny_run().model | recipe["model"]
+    whole, cut = tiny_run("whole", **fields), tiny_run("cut", **fields)
+    train(whole)
+    scales = [record["logit_scale"] for record in records(whole) if "logit_scale" in record]
+    assert len(set(scales)) == len(scales) == 4
+    calls = iter(range(1, 100))
+    monkeypatch.setattr(train_module, "is_told_to_stop", lambda *_: next(calls) == 3)
+    with pytest.raises(Preempted, match="step 3"):
+        train(cut)
+    train(cut, resume=True)
+    assert_equal_weights(weights(whole), weights(cut))
+
+
+def test_what_came_after_the_last_checkpoint_is_done_again_alike(tiny_run, monkeypatch):
+    whole, cut = tiny_run("whole"), tiny_run("cut", checkpoint_every=1)
+    train(whole)
+    calls = iter(range(1, 100))
+
+    def crash(loss, step, output_dir):
+        if next(calls) == 4:  # the last step of the run, whose predecessor left a checkpoint
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_module, "check_loss", crash)
+    with pytest.raises(KeyboardInterrupt):
+        train(cut)
+    assert checkpoints(train_module.Path(cut.output_dir))[-1].name == "step_000000003"
+    train(cut, resume=True)
+    assert_equal_weights(weights(whole), weights(cut))
+    assert records(whole) == records(cut)
+
+
+def test_sigterm_saves_and_stops(tiny_run):
+    config = tiny_run(epochs=200)
+    timer = threading.Thread(target=lambda: (time.sleep(2), os.kill(os.getpid(), signal.SIGTERM)))
+    before = signal.getsignal(signal.SIGTERM)
+    timer.start()
+    try:
+        with pytest.raises(Preempted, match="--resume"):
+            train(config)
+    finally:
+        timer.join()
+        signal.signal(signal.SIGTERM, before)
+    assert checkpoints(train_module.Path(config.output_dir))
+
+
+def test_a_chunked_run_without_dropout_trains_like_a_plain_one(tiny_run):
+    plain, chunked = tiny_run("plain"), tiny_run("chunked", chunk_size=1)
+    for config in (plain, chunked):
+        config.model |= {"dropout": 0.0}
+        config.model["text_config"] |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        config.model["vision_config"] |= {"drop_path_rate": 0.0}
+        train(config)
+    for left, right in zip(records(plain), records(chunked), strict=True):
+        assert left.get("loss") == pytest.approx(right.get("loss"), abs=1e-4)
+
+
+def test_a_changed_run_is_not_resumed(tiny_run):
+    config = tiny_run(epochs=1)
+    train(config)
+    changed = tiny_run(epochs=2, learning_rate=2e-3)
+    with pytest.raises(ValueError, match="epochs was 1 and is 2") as raised:
+        train(changed, resume=True)
+    assert "learning_rate was 0.001 and is 0.002" in str(raised.value)
+
+
+def test_changed_data_is_not_resumed(tiny_run, tiny_dataset):
+    config = tiny_run(epochs=1)
+    train(config)
+    path = tiny_dataset / "train" / "metadata.jsonl"
+    path.write_text(path.read_text().replace("square", "circle"))
+    with pytest.raises(ValueError, match="the train data had the fingerprint"):
+        train(config, resume=True)
+
+
+def test_a_run_is_not_overwritten(tiny_run):
+    config = tiny_run(epochs=1)
+    train(config)
+    with pytest.raises(ValueError, match="holds a run already"):
+        train(config)
+
+
+def test_nothing_to_resume_is_said(tiny_run):
+    with pytest.raises(ValueError, match="no run in"):
+        train(tiny_run("absent"), resume=True)
+
+
+def test_data_without_scenes_needs_the_affiliation_loss_off(tiny_run, tiny_dataset):
+    for path in tiny_dataset.glob("*/metadata.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps({k: v for k, v in row.items() if k != "scene"}) + "\n" for row in rows))
+    config = tiny_run(epochs=1)
+    with pytest.raises(ValueError, match="names no scenes"):
+        train(config)
+    config.model["affiliation_weight"] = 0.0
+    train(config)
+
+
+@pytest.mark.parametrize("field", ["num_cycles", "vision_config"])
+def test_a_field_of_the_model_of_the_wrong_type_gets_one_sentence(tiny_run, field):
+    config = tiny_run()
+    config.model[field] = {"model_type": "swin", "depths": "two"} if field == "vision_config" else "two"
+    with pytest.raises(ValueError, match="does not fit PIRConfig: .*(num_cycles|depths).*two"):
+        train(config)
+
+
+def test_fewer_items_than_a_batch_are_refused(tiny_run):
+    with pytest.raises(ValueError, match="gives 4 items, fewer than one batch of 8"):
+        train(tiny_run(batch_size=8))
+
+
+def test_a_loss_that_is_no_number_names_the_step(tmp_path):
+    with pytest.raises(FloatingPointError, match="loss is nan at step 7: training stopped, no epoch was finished"):
+        check_loss(torch.tensor(float("nan")), 7, tmp_path)
+    check_loss(torch.tensor(1.0), 7, tmp_path)
+
+
+def test_waiting_for_batches_and_stepping_are_told_apart(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(train_module.time, "perf_counter", lambda: now[0])
+
+    def slow_loader():
+        for number in range(3):
+            now[0] += 2.0
+            yield number
+
+    state = {"seconds_waiting": 1.0, "seconds_in_steps": 0.0}
+    for _ in timed(slow_loader(), state):
+        now[0] += 5.0
+    assert state == {"seconds_waiting": 7.0, "seconds_in_steps": 15.0}
+
+
+def test_a_compiled_run_trains_saves_and_resumes_as_a_plain_one(tiny_run, request, monkeypatch):
+    plain = tiny_run("plain")
+    train(plain)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    request.getfixturevalue("dynamo")
+    compiled, compile_model = tiny_run("compiled"), torch.compile
+    seen, calls = [], iter(range(1, 100))
+
+    def spy(model, **options):
+        seen.append(model)
+        return compile_model(model, **options)
+
+    monkeypatch.setattr(torch, "compile", spy)
+    monkeypatch.setattr(train_module, "is_told_to_stop", lambda *_: next(calls) == 1)
+    with pytest.raises(Preempted):
+        train(compiled)
+    train(compiled, resume=True)
+    assert len(seen) == 2
+    left, right = weights(plain), weights(compiled)
+    assert left.keys() == right.keys()
+    assert all(torch.allclose(left[name], right[name], atol=1e-6) for name in left)
+
+
+def test_frozen_parts_and_lora_leave_what_they_should(tiny_run):
+    pytest.importorskip("peft")
+    start = tiny_run("start", epochs=1)
+    train(start)
+    config = tiny_run("tuned", init_from=f"{start.output_dir}/best", lora_rank=2, freeze=["lca"], model={})
+    train(config)
+    before, after = weights(start, "best"), weights(config)
+    assert before.keys() == after.keys()  # merged: no adapter is left
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any("attention" in name and "query" in name for name in changed if "text_model" in name)
+    assert not any(name.startswith("lca.") for name in changed)
+    assert not any("embeddings" in name for name in changed)
+    assert any(name.startswith("vir.") for name in changed)
+
+
+def test_freezing_a_part_that_is_not_there_lists_those_that_are(tiny_run):
+    with pytest.raises(ValueError, match="freeze names 'vision_tower', .* it has vision_model"):
+        train(tiny_run(freeze=["vision_tower"]))

@@ -1,0 +1,1 @@
+"""Training, evaluation and publishing of PIR, run from a checkout."""

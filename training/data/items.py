@@ -1,0 +1,130 @@
+"""From rows to training items and batches."""
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from datasets import Dataset
+from datasets import Image as ImageFeature
+from torch.utils.data import Dataset as TorchDataset
+
+from modeling_pir import PIRProcessor
+from training.data.augment import Augmentation
+from training.data.rows import decode_image
+
+
+def item_seed(*place: int) -> int:
+    """Seed of an item's captions and augmentation: a hash of the numbers that say which item it is."""
+    digest = hashlib.sha256("/".join(map(str, place)).encode()).digest()
+    return int.from_bytes(digest[:8], "little", signed=True)
+
+
+def draw_captions(texts: list[str], num_captions: int) -> list[str]:
+    """Captions of an item in random order, without repeats where there are enough; none where there are none."""
+    if not texts:  # scenes without captions
+        return []
+    order = torch.randperm(len(texts)).tolist()
+    repeats = -(-num_captions // len(texts))
+    return [texts[place] for place in (order * repeats)[:num_captions]]
+
+
+class TrainItems(TorchDataset):
+    """Training items of a split: an image with captions, augmented anew each epoch.
+
+    What an item looks like depends on the seed, the epoch and its index alone, not on the order of access, the number
+    of loader processes or of training processes.
+
+    Args:
+        rows: of [`load_image_captions`].
+        scenes: of [`scene_names`]; other scenes get the label -1.
+        captions_per_image: 0: an item is one caption with its image. n: an item is an image with n of its captions,
+            drawn anew each epoch, without repeats where there are enough; none where the image has none.
+        image_size: side of the augmented image, pixels.
+        augment: False leaves the image as it is, to be resized by the processor.
+        crop_scale: see [`Augmentation`].
+        rand_augment: see [`Augmentation`].
+        flips_and_turns: see [`Augmentation`].
+        cache_images: keep decoded images in memory.
+        seed: of captions and augmentation.
+    """
+
+    def __init__(
+        self,
+        rows: Dataset,
+        scenes: list[str],
+        captions_per_image: int,
+        image_size: int,
+        augment: bool = True,
+        crop_scale: float = 0.5,
+        rand_augment: bool = True,
+        flips_and_turns: bool = True,
+        cache_images: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.images = rows.select_columns(["image", "filename"]).cast_column("image", ImageFeature(decode=False))
+        self.captions = list(rows["captions"])
+        label_of = {scene: label for label, scene in enumerate(scenes)}
+        self.labels = [label_of.get(scene, -1) for scene in rows["scene"]]
+        self.captions_per_image = captions_per_image
+        self.pairs = [(image, caption) for image, texts in enumerate(self.captions) for caption in range(len(texts))]
+        self.augmentation = Augmentation(image_size, crop_scale, rand_augment, flips_and_turns) if augment else None
+        self.seed = seed
+        self.epoch = 0
+        self.cache: list[torch.Tensor] | None = None
+        if cache_images:  # filled here and not on demand, so that loader processes share it
+            with ThreadPoolExecutor() as pool:
+                self.cache = list(pool.map(self._decode, range(len(rows))))
+
+    def __len__(self) -> int:
+        return len(self.captions) if self.captions_per_image else len(self.pairs)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose what is drawn; call it before each epoch."""
+        self.epoch = epoch
+
+    def _decode(self, image: int) -> torch.Tensor:
+        return decode_image(self.images[image])
+
+    def __getitem__(self, index: int) -> dict:
+        """An item: `pixels` (3, height, width) uint8, `captions` list, `image_id`, `scene_label`."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(item_seed(self.seed, self.epoch, index))
+            if self.captions_per_image:
+                image, captions = index, draw_captions(self.captions[index], self.captions_per_image)
+            else:
+                image, caption = self.pairs[index]
+                captions = [self.captions[image][caption]]
+            pixels = self._decode(image) if self.cache is None else self.cache[image]
+            if self.augmentation is not None:
+                pixels = self.augmentation(pixels, captions)
+        return {"pixels": pixels, "captions": captions, "image_id": image, "scene_label": self.labels[image]}
+
+
+class TrainCollator:
+    """Make a batch of items: named tensors that [`PIRModel`] takes.
+
+    Args:
+        processor: of the model.
+        return_loss: add `return_loss=True`, which transformers' Trainer needs; our loop computes the loss itself, from
+            the rows of all processes.
+    """
+
+    def __init__(self, processor: PIRProcessor, return_loss: bool = False) -> None:
+        self.processor = processor
+        self.return_loss = return_loss
+
+    def __call__(self, items: list[dict]) -> dict[str, torch.Tensor]:
+        """Collate.
+
+        Args:
+            items: of [`TrainItems`], each with the same number of captions.
+
+        Returns:
+            `pixel_values` (items, 3, height, width), `input_ids` and the tokenizer's other tensors (items * captions,
+            length), `image_ids` and `scene_labels` (items,) long.
+        """
+        captions = [caption for item in items for caption in item["captions"]]
+        batch = dict(self.processor(images=[item["pixels"] for item in items], text=captions, return_tensors="pt"))
+        batch["image_ids"] = torch.tensor([item["image_id"] for item in items])
+        batch["scene_labels"] = torch.tensor([item["scene_label"] for item in items])
+        return batch | {"return_loss": True} if self.return_loss else batch

@@ -1,0 +1,1 @@
+"""The sample data set, whose scenes are drawn by code."""

@@ -1,0 +1,1 @@
+"""What a run trains: its model, tokenizer and processor, and where they start from."""
