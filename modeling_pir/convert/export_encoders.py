@@ -174,7 +174,9 @@ def export(name_or_path: str, output: str | Path) -> dict[str, float]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; bad input gets one sentence."""
-    parser = argparse.ArgumentParser("python -m modeling_pir.convert.export_encoders", description="Export PIR's encoders.")
+    parser = argparse.ArgumentParser(
+        "python -m modeling_pir.convert.export_encoders", description="Export PIR's encoders."
+    )
     parser.add_argument("model", metavar="MODEL", help="Hub id or folder")
     parser.add_argument("output", metavar="OUT", help="folder to write")
     values = parser.parse_args(arguments)

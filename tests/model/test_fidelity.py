@@ -1,7 +1,8 @@
 """The official numbers: recorded outputs, a literal transcription, and the flags that tell paper, code and us apart.
 
 The recorded outputs in reference/ come from the official code (see reference/official_checkpoint.py). The transcription
-is modeling_pir/convert/official_forward.py; the losses, the optimiser and the training loop of the official recipe are below.
+is modeling_pir/convert/official_forward.py; the losses, the optimiser and the training loop of the official recipe are
+below.
 """
 
 import copy

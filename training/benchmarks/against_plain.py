@@ -1,6 +1,6 @@
 """PIR as this package runs it beside the plain way a paper's code runs it: same weights, same machine, in one run.
 
-    python -m training.benchmarks.against_plain --captions rsicd --compile    # official size, batch 16; rsicd from the Hub
+    python -m training.benchmarks.against_plain --captions rsicd --compile  # official size, batch 16
     python -m training.benchmarks.against_plain --captions FOLDER --part images
 
 The plain way: float32, attention written out, every row of the cross-attentions although one is read, an image

@@ -1,9 +1,10 @@
-"""What training on a large corpus takes, by arithmetic on numbers that you measured: bytes, shards, steps, GPU-hours.
+r"""What training on a large corpus takes, by arithmetic on numbers that you measured: bytes, shards, steps, GPU-hours.
 
-    python -m training.benchmarks.corpus_plan --pairs 100e6 --pairs-per-second 2500 --gpus 8 --batch-size 4096 --bytes-per-pair 60e3
+    python -m training.benchmarks.corpus_plan --pairs 100e6 --pairs-per-second 2500 --gpus 8 --batch-size 4096 \
+        --bytes-per-pair 60e3
 
-Nothing is predicted here: the throughput is an input (`python -m training.benchmarks.model_parts`, or the seconds in a run's log),
-and so is the size of a pair.
+Nothing is predicted here: the throughput is an input (`python -m training.benchmarks.model_parts`, or the
+seconds in a run's log), and so is the size of a pair.
 """
 
 import argparse
@@ -91,7 +92,9 @@ def describe_plan(plan: dict[str, float], pairs: int, pairs_per_second: float, b
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; bad input gets one sentence."""
-    parser = argparse.ArgumentParser("python -m training.benchmarks.corpus_plan", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        "python -m training.benchmarks.corpus_plan", description=__doc__.splitlines()[0], allow_abbrev=False
+    )
     parser.add_argument("--pairs", type=float, required=True, help="images with their captions, such as 100e6")
     parser.add_argument("--pairs-per-second", type=float, required=True, help="that one GPU trains on: measure it")
     parser.add_argument(

@@ -50,7 +50,9 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m training.benchmarks.index_search", description=__doc__.splitlines()[0])
     parser.add_argument("--embeddings", type=Path, help=".safetensors with image_embeds and text_embeds, unit norm")
     parser.add_argument("--model", help="folder or Hub id; embeds the images of --data")
-    parser.add_argument("--data", default="rsicd", help="see training.data.sources.load_image_captions (default: %(default)s)")
+    parser.add_argument(
+        "--data", default="rsicd", help="see training.data.sources.load_image_captions (default: %(default)s)"
+    )
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=512, help="vectors of fewer values are turned into this space")
     parser.add_argument("--queries", type=int, default=100, help="of each kind")

@@ -1,6 +1,6 @@
 """What each part of PIR costs: forward + backward throughput of the model beside its bare towers, in one run.
 
-    python -m training.benchmarks.model_parts                     # official size: Swin-T, BERT-base, ResNet-50, 224 pixels
+    python -m training.benchmarks.model_parts  # official size: Swin-T, BERT-base, ResNet-50, 224 pixels
     python -m training.benchmarks.model_parts --config training/configs/rsicd_mini.yaml --batch-size 64
 
 The towers one after the other are the floor: what PIR adds comes on top of them. The parts take turns in each round and

@@ -53,7 +53,9 @@ def measure(way: str, num_images: int, num_texts: int, dim: int) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser("python -m training.benchmarks.retrieval_metrics", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        "python -m training.benchmarks.retrieval_metrics", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--images", type=int, default=1093)
     parser.add_argument("--texts", type=int, default=5465)
     parser.add_argument("--dim", type=int, default=512)

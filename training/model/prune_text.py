@@ -1,7 +1,7 @@
 r"""Cut a pretrained BERT down to some of its layers and the words that are needed, as a small text tower.
 
-    python -m training.model.prune_text --text-model sentence-transformers/all-MiniLM-L6-v2 --layers 0 1 2 --vocab-size 3000 \
-        --data FOLDER --split-list rsicd --output-dir towers/text
+    python -m training.model.prune_text --text-model sentence-transformers/all-MiniLM-L6-v2 --layers 0 1 2 \
+        --vocab-size 3000 --data FOLDER --split-list rsicd --output-dir towers/text
 
 Two thirds of such a model are embeddings of words that no caption has. The pieces of the training captions are kept,
 every single character (so that any word can still be spelled), and then the most frequent pieces of the rest: BERT's

@@ -1,6 +1,6 @@
 """Pictures of an evaluation: recall at k, confusion between scenes, a map of the embeddings, pairs of like images.
 
-Galleries and belief maps are `modeling_pir.inference.belief`'s. Colours are Okabe and Ito's and cividis; what a colour says, a
+Belief maps are drawn by `modeling_pir.inference.belief`. Colours are Okabe and Ito's and cividis; what a colour says, a
 marker, a line style, a number or a label says, too.
 """
 

@@ -65,9 +65,9 @@ class LanceStore:
     others write. One search runs on one machine: whoever needs a cluster exports to Parquet. The columns of `COLUMNS`
     are there for filters; `row` holds them once more as JSON, since to read them one by one takes five times as long.
 
-    How it searches, measured with `training/benchmarks/index_search.py` on a million rows: without a filter the vector index
-    does, and its best are refined by their exact vectors. Under a filter it does not: if only the partitions near the
-    query are looked at, a third of the hits is lost, and if all are, it takes 35 ms to ask of each row whether the
+    How it searches, measured with `training/benchmarks/index_search.py` on a million rows: without a filter the vector
+    index does, and its best are refined by their exact vectors. Under a filter it does not: if only the partitions near
+    the query are looked at, a third of the hits is lost, and if all are, it takes 35 ms to ask of each row whether the
     filter leaves it. So the rows that are left are counted first. Up to 1,000 are compared exactly. Up to 50,000, to
     read the vectors takes 400 ms, since they lie scattered: their codes (`index_codes`) are compared in memory instead,
     and the best 400 exactly. For more, the vector index looks at all partitions. Codes take 96 bytes per row, read at

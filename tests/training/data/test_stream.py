@@ -15,7 +15,7 @@ from tests.support.launcher import launch
 from tests.support.tiny import SCENES, captions_of, draw_scene, model_fields
 from training import train as train_module
 from training.config import TrainConfig
-from training.data.sources import stream as stream_module
+from training.data import stream as stream_module
 from training.data.augment import Augmentation
 from training.data.stream import StreamItems, in_memory, open_streams
 from training.run.checkpoint import Preempted
