@@ -17,7 +17,7 @@ from ..index.filters import filter_clause
 from ..index.hit_pictures import THUMBNAIL_SIZE, gallery_items, hit_image
 from ..inference.belief import belief_map, belief_overlay
 from ..inference.classify import rank_sentences
-from ..inference.images import to_rgb
+from ..inference.images import open_image
 from ..modeling_pir import PIRModel
 from ..processing_pir import PIRProcessor
 from .map import draw_map
@@ -52,7 +52,7 @@ def find(index: "PIRIndex", query: str | Image.Image | None, k: int = 12, where:
     """
     if query is None or (isinstance(query, str) and not query.strip()):
         raise ValueError("There is nothing to search for: write a sentence or choose an image.")
-    query = query.strip() if isinstance(query, str) else to_rgb(query)
+    query = query.strip() if isinstance(query, str) else open_image(query)
     return index.search(query, k=min(int(k), MAX_HITS), where=where)
 
 

@@ -24,7 +24,7 @@ from PIL import Image
 
 from ..geo.raster import is_georaster
 from ..hub.identity import describe_model
-from ..inference.images import to_rgb
+from ..inference.images import open_image
 from .embed_files import DEFAULT_CHIPS, ChipOptions, EmbeddedFile, embed_files
 from .export import export_rows
 from .hit import Hit
@@ -258,7 +258,7 @@ class PIRIndex:
                     continue
                 if state is not None:
                     scan.changed.append(row["path"])
-                wanted.append((to_rgb(image), row))
+                wanted.append((open_image(image), row))
             embeddings = embed_images(self.model, self.processor, [image for image, _ in wanted], batch_size).numpy()
             for (_, row), vector in zip(wanted, embeddings, strict=True):
                 yield EmbeddedFile(row["path"], [row], vector[None])
@@ -360,7 +360,7 @@ class PIRIndex:
         self._need_model()
         if isinstance(query, str):
             return embed_texts(self.model, self.processor, [query])[0].numpy()
-        return embed_images(self.model, self.processor, [to_rgb(query)])[0].numpy()
+        return embed_images(self.model, self.processor, [open_image(query)])[0].numpy()
 
     def _need_model(self) -> None:
         """Refuse what needs a model where there is none."""

@@ -15,7 +15,7 @@ from ..modeling_pir import PIRModel
 from ..processing_pir import PIRProcessor
 from .embed import batched
 from .figures import ORANGE, new_figure, show, wrap
-from .images import to_rgb
+from .images import open_image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,7 +68,7 @@ def belief_maps(
         )
     beliefs = []
     for batch in batched(images, batch_size):
-        inputs = processor(images=[to_rgb(image) for image in batch], return_tensors="pt")
+        inputs = processor(images=[open_image(image) for image in batch], return_tensors="pt")
         features = model.get_image_features(inputs["pixel_values"].to(model.device, model.dtype))
         scores = features.belief_scores.float().cpu()  # (batch, 1 + patches)
         kept = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, features.filtered_indices.cpu(), True)
@@ -102,7 +102,7 @@ def belief_overlay(image: Image.Image, belief: Belief, size: tuple[int, int] | N
     Returns:
         An RGB image.
     """
-    image = to_rgb(image)
+    image = open_image(image)
     if size is not None:
         image = image.resize(size, Image.Resampling.BICUBIC)
     pixels = np.asarray(image)
@@ -175,7 +175,7 @@ def belief_picture(
         figure.suptitle(textwrap.fill(caption, 110), fontsize=10, parse_math=False)
     grid = figure.subplots(len(images), 3, squeeze=False)
     for index, (image, belief, (left, middle, right)) in enumerate(zip(images, beliefs, grid, strict=True)):
-        square = to_rgb(image).resize((384, 384), Image.Resampling.BICUBIC)  # the shape in which the model sees it
+        square = open_image(image).resize((384, 384), Image.Resampling.BICUBIC)  # the shape in which the model sees it
         show(left, square)
         left.set_title(wrap(titles[index], 44, 2), fontsize=9, parse_math=False)
         _draw_heat_map(middle, belief)

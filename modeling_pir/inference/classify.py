@@ -5,7 +5,7 @@ from PIL import Image
 from ..modeling_pir import PIRModel
 from ..processing_pir import PIRProcessor
 from .embed import embed_images, embed_texts
-from .images import to_rgb
+from .images import open_image
 
 
 def rank_sentences(
@@ -29,7 +29,7 @@ def rank_sentences(
     if image is None or not texts:
         missing = "image" if image is None else "sentence"
         raise ValueError(f"There is no {missing}: choose an image, and write sentences, one per line.")
-    image_embeds = embed_images(model, processor, [to_rgb(image)])
+    image_embeds = embed_images(model, processor, [open_image(image)])
     similarity = (embed_texts(model, processor, texts) @ image_embeds.T)[:, 0].tolist()  # (texts,)
     ranked = sorted(zip(similarity, texts, strict=True), key=lambda pair: -pair[0])
     return [(rank, round(value, 4), text) for rank, (value, text) in enumerate(ranked, start=1)]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from ..extras import need
-from .images import to_rgb
+from .images import open_image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +23,7 @@ def new_figure(width: float, height: float) -> "Figure":
 
 def show(axes: "Axes", image: Image.Image, color: str = GREY, line_width: float = 0.5) -> None:
     """Draw an image without ticks, in a frame."""
-    axes.imshow(to_rgb(image))
+    axes.imshow(open_image(image))
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set(color=color, linewidth=line_width)

@@ -6,10 +6,10 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from modeling_pir.inference import images
-from modeling_pir.inference.images import open_image, to_rgb
+from modeling_pir.inference.images import UnreadableImageError, open_image, to_rgb
 
 
 def pixels(image):
@@ -91,6 +91,61 @@ def test_a_sixteen_bit_file_survives_its_file():
     assert pixels(open_image(encoded(Image.fromarray(values)))) == [[[0] * 3, [128] * 3, [255] * 3]]
 
 
+def chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png_of_16_bits(values, color_type, before=b"", after=b""):
+    """A PNG of uint16 values (height, width, channels); Pillow writes none."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in np.array(values))
+    header = struct.pack(">IIBBBBB", len(values[0]), len(values), 16, color_type, 0, 0, 0)
+    parts = [chunk(b"IHDR", header), before, chunk(b"IDAT", zlib.compress(rows)), after, chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize("as_source", [bytes, lambda content: Image.open(io.BytesIO(content))])
+def test_16_bit_colour_is_stretched_by_one_factor(as_source):
+    reflectances = [[[300, 1560, 2820], [2820, 300, 301]]]
+    assert pixels(open_image(as_source(png_of_16_bits(reflectances, 2)))) == [[[0, 128, 255], [255, 0, 0]]]
+
+
+@pytest.mark.parametrize(
+    ("values", "color_type", "transparent", "expected"),
+    [
+        ([[[300, 1560, 2820, 65535], [2820, 300, 300, 32768]]], 6, None, [[[0, 128, 255], [128, 0, 0]]]),
+        ([[[300, 1560, 2820], [0, 0, 1]]], 2, [0, 0, 1], [[[0, 128, 255], [0, 0, 0]]]),
+        ([[[300, 65535], [2820, 65535], [9, 0]]], 4, None, [[[0] * 3, [255] * 3, [0] * 3]]),
+        ([[[300], [2820], [9]]], 0, [9], [[[0] * 3, [255] * 3, [0] * 3]]),
+    ],
+    ids=["alpha", "a transparent colour", "grey with alpha", "a transparent grey"],
+)
+def test_what_is_transparent_in_16_bits_is_black_and_does_not_count_for_the_stretch(
+    values, color_type, transparent, expected
+):
+    before = b"" if transparent is None else chunk(b"tRNS", np.array(transparent, ">u2").tobytes())
+    assert pixels(open_image(png_of_16_bits(values, color_type, before))) == expected
+
+
+@pytest.mark.parametrize("compression", ["none", "deflate"])
+def test_16_bit_colour_of_a_tiff_is_stretched(compression):
+    rasterio = pytest.importorskip("rasterio")
+    values = np.array([[[300, 2820]], [[1560, 300]], [[2820, 301]]], dtype=np.uint16)
+    profile = {"driver": "GTiff", "width": 2, "height": 1, "count": 3, "dtype": "uint16", "photometric": "RGB"}
+    with rasterio.MemoryFile() as memory, pytest.warns(rasterio.errors.NotGeoreferencedWarning):
+        with memory.open(**profile, interleave="pixel", compress=compression) as raster:
+            raster.write(values)
+        content = memory.read()
+    assert pixels(open_image(content)) == [[[0, 128, 255], [255, 0, 0]]]
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+@pytest.mark.parametrize("note", [b"zTXtnotes\0\0", b"iCCPprofile\0\0"], ids=["text", "colour profile"])
+def test_long_notes_of_a_png_do_not_keep_its_pixels_from_being_read(note, place):
+    too_long = chunk(note[:4], note[4:] + zlib.compress(b"x" * 3_000_000))  # Pillow's limit is one MiB
+    content = png_of_16_bits([[[0], [65535]]], 0, **{place: too_long})
+    assert pixels(open_image(content)) == [[[0] * 3, [255] * 3]]
+
+
 @pytest.mark.parametrize("as_source", [str, lambda path: path, lambda path: path.read_bytes(), Image.open])
 def test_paths_bytes_and_open_images_give_the_same(tmp_path, tiny_images, as_source):
     path = tmp_path / "scene.png"
@@ -98,13 +153,59 @@ def test_paths_bytes_and_open_images_give_the_same(tmp_path, tiny_images, as_sou
     assert pixels(open_image(as_source(path))) == pixels(tiny_images[1])
 
 
-def test_a_photograph_is_turned_upright():
+def turned_photograph():
+    """Black, white; held so that it has to be turned by 90 degrees, clockwise."""
     image = Image.new("RGB", (2, 1))
     image.putpixel((1, 0), (255, 255, 255))
     exif = image.getexif()
-    exif[0x0112] = 6  # held so that it has to be turned by 90 degrees, clockwise
-    upright = open_image(encoded(image, exif=exif))
-    assert pixels(upright) == [[[0, 0, 0]], [[255, 255, 255]]]
+    exif[0x0112] = 6
+    return encoded(image, exif=exif)
+
+
+def test_a_photograph_is_turned_upright():
+    assert pixels(open_image(turned_photograph())) == [[[0, 0, 0]], [[255, 255, 255]]]
+
+
+def test_a_photograph_is_turned_upright_though_its_exif_cannot_be_written_back():
+    # ImageWidth as a text is a tag of the wrong type: Pillow reads it, and raises where it is to write it
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 2)
+    exif += struct.pack("<HHI4s", 0x0112, 3, 1, b"\x06\0\0\0") + struct.pack("<HHI4s", 0x011A, 2, 4, b"abc\0")
+    image = Image.new("RGB", (2, 1))
+    image.putpixel((1, 0), (255, 255, 255))
+    content = encoded(image, exif=exif + b"\0\0\0\0")
+    with pytest.raises((TypeError, AttributeError, ValueError, struct.error)):
+        ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+    assert pixels(open_image(content)) == [[[0, 0, 0]], [[255, 255, 255]]]
+
+
+def test_an_image_that_was_opened_here_is_not_turned_once_more():
+    once = open_image(turned_photograph())
+    assert once.size == (1, 2) and pixels(open_image(once)) == pixels(once)
+
+
+def test_an_exif_that_cannot_be_read_leaves_the_image_as_it_is_stored():
+    image = Image.new("RGB", (2, 1))
+    assert open_image(encoded(image, exif=b"Exif\0\0II*\0\xff\xff")).size == (2, 1)
+
+
+def test_a_jpeg_is_decoded_no_larger_than_is_enough():
+    content = encoded(Image.new("RGB", (640, 480), (10, 200, 30)), "JPEG")
+    assert [open_image(content, enough_pixels=size).size for size in (500, 200, 60)] == [
+        (640, 480),
+        (320, 240),
+        (80, 60),
+    ]
+
+
+@pytest.mark.parametrize("error", [IndexError("list index"), struct.error("unpack"), zlib.error("-3"), MemoryError()])
+def test_whatever_a_decoder_raises_is_an_error_of_its_file(monkeypatch, tiny_images, error):
+    def decode(self, *args):
+        raise error
+
+    content = encoded(tiny_images[0], "BMP")
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", decode)
+    with pytest.raises(UnreadableImageError, match=r"tile 3 cannot be read \(.+\): remove it or replace it"):
+        open_image(content, "tile 3")
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG"])

@@ -21,7 +21,7 @@ from modeling_pir import PIRModel, PIRProcessor
 from modeling_pir.extras import need
 from modeling_pir.inference.belief import belief_picture
 from modeling_pir.inference.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, new_figure, show, wrap
-from modeling_pir.inference.images import to_rgb
+from modeling_pir.inference.images import open_image
 from training.data.rows import decoded_images
 from training.evaluation.metrics import chance_metrics
 from training.evaluation.object_keeping import _with_boxes, describe_objects
@@ -247,7 +247,7 @@ def gallery_picture(
         if notes is not None:
             text_axes.text(0, 0.05, notes[row], va="bottom", fontsize=9, color="#444444", parse_math=False)
         for rank, axes in enumerate(image_axes):
-            thumbnail = to_rgb(images[int(ranked[row][rank])]).resize((224, 224), Image.Resampling.BICUBIC)
+            thumbnail = open_image(images[int(ranked[row][rank])]).resize((224, 224), Image.Resampling.BICUBIC)
             _draw_hit(axes, thumbnail, rank, float(similarities[row][rank]), bool(right[row][rank]))
     figure.savefig(path, dpi=110)
 
