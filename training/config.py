@@ -4,46 +4,26 @@ import dataclasses
 import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_origin
 
 import yaml
+from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import CONFIG_MAPPING
 
 from modeling_pir import PIRConfig
 
 
 @dataclass(kw_only=True)
-class TrainConfig:
-    """One reproducible run.
-
-    Precision, device and the number of processes are accelerate's (`accelerate launch --mixed_precision bf16 ...`);
-    the architecture is PIRConfig's and travels with the weights.
+class DataFields:
+    """What a run is trained on, and how it reaches the model.
 
     Attributes:
-        output_dir: the run folder.
         data: "sample" (drawn by code), a known name (rsicd, rsitmd, ucm), a Hub id, a parquet folder, an image folder
             with metadata.jsonl, or a CSV of path,caption.
         split_list: "rsicd", "rsitmd" or "ucm": re-assign the images to the splits of published results.
         data_revision: revision of a Hub data set.
         skip_bad_images: leave unreadable images out, counted and listed, instead of stopping.
-        init_from: Hub id or folder of a PIR model to go on from, with its processor; `backbones` and `tokenizer` are
-            then unused, and `model` changes fields of its configuration.
-        backbones: Hub ids or folders of pretrained towers: `vision`, `text` and `instruction`.
-        model: fields of PIRConfig.
-        image_size: side of the images, pixels; 0 for what the vision tower is made for (convolutional ones do not say).
-        tokenizer: "train" learns a WordPiece vocabulary from the training captions; else a Hub id or folder.
-        vocab_size: words and pieces of a learned vocabulary, at most.
-        caption_cleaning: clean captions by the official rules, in training and later in the processor.
-        freeze: modules of the model that take no gradient, such as ["vision_model", "text_model.embeddings"].
-        layer_decay: factor on the learning rate from each block of a tower to the one below it; 1 for one rate.
-        lora_rank: rank of LoRA adapters in the attention of both towers, which are then frozen; 0 for none. The saved
-            model has them merged in.
-        init_instruction: an official ResNet .pth or a saved tower that the instruction encoder starts from.
-        init_vision: a saved tower (such as of `training.pretrain_tower --tower vision`) that the vision tower
-            starts from, where `backbones` names none.
-        instruction_epochs: epochs of scene classification on the training split before the joint training; 0 leaves
-            the instruction encoder as it is, random if nothing was loaded into it.
-        instruction_learning_rate: its peak learning rate (AdamW, one cycle).
         streaming: read the training shards (parquet or tar, in a folder or on the Hub) as they are needed, for data
             that fits no disk; validation and test stay in memory. See docs/scale.md.
         shuffle_buffer: rows that each loader process of a streamed run holds, undecoded, to mix their order.
@@ -54,49 +34,14 @@ class TrainConfig:
         crop_scale: smallest share of the area that a random crop keeps, 1 for no crop.
         rand_augment: two random operations that leave colours and objects recognisable.
         flips_and_turns: flips and quarter turns, where no caption of the item names a direction.
-        epochs: passes over the training items.
-        batch_size: items of a step, over all processes together: the contrastive batch.
-        chunk_size: items of a process whose activations are held at once, where the batch is larger than memory; 0
-            for the whole batch. The gradient is the same, at the price of a second forward pass.
-        learning_rate: peak learning rate of AdamW.
-        weight_decay: of the weights that decay (not norms, biases, temperatures).
-        adam_betas: decay rates of AdamW's moments.
-        raw_temperatures: train the temperatures as they are, with weight decay, as the official code; else their log
-            scales, without.
-        warmup_ratio: share of the steps over which the learning rate rises linearly.
-        schedule: "linear" or "cosine" decay to 0 after the warm-up.
-        max_grad_norm: gradient norm that is clipped to; 0 turns clipping off.
-        evaluate_every: epochs between evaluations on validation.
-        evaluation_batch_size: images or texts encoded at once.
-        save_dtype: "float32", or "bfloat16" or "float16" for best/ and last/ of half the size; the test result is that
-            of the stored weights.
-        checkpoint_every: steps between checkpoints within an epoch; 0 for one at the end of each epoch alone.
-        seed: of weights, order, augmentation and dropout.
-        num_workers: loader processes; 0 loads in the training process.
         cache_images: keep the training images decoded in memory, where they fit.
-        log_with: trackers of accelerate, such as "tensorboard" or "wandb".
-        log_every: steps between lines in metrics.jsonl.
+        num_workers: loader processes; 0 loads in the training process.
     """
 
-    output_dir: str = "runs/run"
     data: str = "sample"
     split_list: str | None = None
     data_revision: str | None = None
     skip_bad_images: bool = False
-    init_from: str | None = None
-    backbones: dict[str, str] | None = None
-    model: dict[str, Any] = field(default_factory=dict)
-    image_size: int = 0
-    tokenizer: str = "train"
-    vocab_size: int = 4000
-    caption_cleaning: bool = True
-    freeze: list[str] = field(default_factory=list)
-    layer_decay: float = 1.0
-    lora_rank: int = 0
-    init_instruction: str | None = None
-    init_vision: str | None = None
-    instruction_epochs: int = 0
-    instruction_learning_rate: float = 2e-3
     streaming: bool = False
     shuffle_buffer: int = 2000
     steps_per_epoch: int = 0
@@ -104,35 +49,123 @@ class TrainConfig:
     crop_scale: float = 0.5
     rand_augment: bool = True
     flips_and_turns: bool = True
+    cache_images: bool = False
+    num_workers: int = 0
+
+
+@dataclass(kw_only=True)
+class ModelFields:
+    """What is trained: its start, its architecture, its texts and images.
+
+    Attributes:
+        init_from: Hub id or folder of a PIR model to go on from, with its processor; `backbones` and `tokenizer` are
+            then unused, and `model` changes fields of its configuration.
+        backbones: Hub ids or folders of pretrained towers: `vision`, `text` and `instruction`.
+        init_vision: a saved tower (such as of `training.pretrain_tower --tower vision`) that the vision tower
+            starts from, where `backbones` names none.
+        init_instruction: an official ResNet .pth or a saved tower that the instruction encoder starts from.
+        model: fields of PIRConfig.
+        image_size: side of the images, pixels; 0 for what the vision tower is made for (convolutional ones do not say).
+        tokenizer: "train" learns a WordPiece vocabulary from the training captions; else a Hub id or folder.
+        vocab_size: words and pieces of a learned vocabulary, at most.
+        caption_cleaning: clean captions by the official rules, in training and later in the processor.
+        freeze: modules of the model that take no gradient, such as ["vision_model", "text_model.embeddings"].
+        lora_rank: rank of LoRA adapters in the attention of both towers, which are then frozen; 0 for none. The saved
+            model has them merged in.
+    """
+
+    init_from: str | None = None
+    backbones: dict[str, str] | None = None
+    init_vision: str | None = None
+    init_instruction: str | None = None
+    model: dict[str, Any] = field(default_factory=dict)
+    image_size: int = 0
+    tokenizer: str = "train"
+    vocab_size: int = 4000
+    caption_cleaning: bool = True
+    freeze: list[str] = field(default_factory=list)
+    lora_rank: int = 0
+
+
+@dataclass(kw_only=True)
+class OptimisationFields:
+    """How it is trained.
+
+    Attributes:
+        epochs: passes over the training items.
+        batch_size: items of a step, over all processes together: the contrastive batch.
+        chunk_size: items of a process whose activations are held at once, where the batch is larger than memory; 0
+            for the whole batch. The gradient is the same, at the price of a second forward pass.
+        learning_rate: peak learning rate of AdamW.
+        layer_decay: factor on the learning rate from each block of a tower to the one below it; 1 for one rate.
+        weight_decay: of the weights that decay (not norms, biases, temperatures).
+        adam_betas: decay rates of AdamW's moments.
+        raw_temperatures: train the temperatures as they are, with weight decay, as the official code; else their log
+            scales, without.
+        warmup_ratio: share of the steps over which the learning rate rises linearly.
+        schedule: "linear" or "cosine" decay to 0 after the warm-up.
+        max_grad_norm: gradient norm that is clipped to; 0 turns clipping off.
+        instruction_epochs: epochs of scene classification on the training split before the joint training; 0 leaves
+            the instruction encoder as it is, random if nothing was loaded into it.
+        instruction_learning_rate: its peak learning rate (AdamW, one cycle).
+        seed: of weights, order, augmentation and dropout.
+    """
+
     epochs: int = 50
     batch_size: int = 128
     chunk_size: int = 0
     learning_rate: float = 6e-5
+    layer_decay: float = 1.0
     weight_decay: float = 0.01
     adam_betas: tuple[float, float] = (0.9, 0.98)
     raw_temperatures: bool = False
     warmup_ratio: float = 0.1
     schedule: Literal["linear", "cosine"] = "linear"
     max_grad_norm: float = 1.0
+    instruction_epochs: int = 0
+    instruction_learning_rate: float = 2e-3
+    seed: int = 42
+
+
+@dataclass(kw_only=True)
+class RunFields:
+    """What the run keeps and says, and when.
+
+    Attributes:
+        output_dir: the run folder.
+        evaluate_every: epochs between evaluations on validation.
+        evaluation_batch_size: images or texts encoded at once.
+        save_dtype: "float32", or "bfloat16" or "float16" for best/ and last/ of half the size; the test result is that
+            of the stored weights.
+        checkpoint_every: steps between checkpoints within an epoch; 0 for one at the end of each epoch alone.
+        log_with: trackers of accelerate, such as "tensorboard" or "wandb".
+        log_every: steps between lines in metrics.jsonl.
+    """
+
+    output_dir: str = "runs/run"
     evaluate_every: int = 1
     evaluation_batch_size: int = 64
     save_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     checkpoint_every: int = 0
-    seed: int = 42
-    num_workers: int = 0
-    cache_images: bool = False
     log_with: str | None = None
     log_every: int = 10
 
+
+@strict
+@dataclass(kw_only=True)
+class TrainConfig(DataFields, ModelFields, OptimisationFields, RunFields):
+    """One reproducible run, in four groups of fields that a YAML file writes flat.
+
+    Precision, device and the number of processes are accelerate's (`accelerate launch --mixed_precision bf16 ...`);
+    the architecture is PIRConfig's and travels with the weights.
+    """
+
     def __post_init__(self) -> None:
-        """Check types and ranges.
+        """Check ranges; the types are checked by `strict`.
 
         Raises:
             ValueError: with the field, its value and what is allowed.
         """
-        for spec in dataclasses.fields(self):
-            _check_type(spec.name, getattr(self, spec.name), spec.type)
-        self.adam_betas = tuple(self.adam_betas)
         sizes = ("epochs", "batch_size", "evaluate_every", "evaluation_batch_size", "log_every", "shuffle_buffer")
         for name in (*sizes, "learning_rate"):
             if getattr(self, name) <= 0:
@@ -188,20 +221,31 @@ def _check_streaming(config: TrainConfig) -> None:
             raise ValueError(f"A streamed run does not have all its rows at hand, but {reason}.")
 
 
-def _check_type(name: str, value: object, expected: Any) -> None:
-    """One sentence where a YAML value has not its field's type (an `1e-4` without a dot reads as a string)."""
-    if get_origin(expected) is Literal:
-        if value not in get_args(expected):
-            raise ValueError(f"{name} is {value!r}, but it has to be one of {', '.join(get_args(expected))}.")
-        return
-    allowed = {
-        int: (int,), float: (int, float), str: (str,), bool: (bool,),
-        str | None: (str, type(None)), dict[str, Any]: (dict,), dict[str, str] | None: (dict, type(None)),
-        list[str]: (list,),         tuple[float, float]: (list, tuple),
-    }[expected]  # fmt: skip
-    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
-        hint = " (YAML reads 1e-4 as text: write 1.0e-4)" if isinstance(value, str) and float in allowed else ""
-        raise ValueError(f"{name} is {value!r}, but its type is {getattr(expected, '__name__', expected)}{hint}.")
+def build_config(values: dict[str, Any]) -> TrainConfig:
+    """The configuration of some fields, such as those of a YAML file.
+
+    Args:
+        values: field to value; a whole number is taken where a field is a float, a list where it is a tuple.
+
+    Returns:
+        The checked configuration.
+
+    Raises:
+        ValueError: a value of the wrong type or out of range, with the field.
+    """
+    _check_names(values, TrainConfig, "")
+    types = {spec.name: spec.type for spec in dataclasses.fields(TrainConfig)}
+    values = dict(values)
+    for name, value in values.items():
+        if types[name] is float and isinstance(value, int) and not isinstance(value, bool):
+            values[name] = float(value)
+        elif get_origin(types[name]) is tuple and isinstance(value, list):
+            values[name] = tuple(value)
+    try:
+        return TrainConfig(**values)
+    except StrictDataclassFieldValidationError as error:
+        hint = "; YAML reads 1e-4 as text: write 1.0e-4" if "expected float, got str" in str(error) else ""
+        raise ValueError(f"The configuration is wrong: {error.__cause__ or error}{hint}.") from error
 
 
 def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> TrainConfig:
@@ -228,8 +272,7 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Tr
         for parent in parents:
             target = target.setdefault(parent, {})
         target[leaf] = value
-    _check_names(values, TrainConfig, "")
-    config = TrainConfig(**values)
+    config = build_config(values)
     _check_names(config.model, PIRConfig, "model.")
     for name, defaults in PIRConfig.sub_configs_defaults.items():
         tower = config.model.get(name)

@@ -1,13 +1,64 @@
-"""`pir convert`: a checkpoint of the official code as a folder for from_pretrained."""
+"""`pir convert` and `pir export`: weights of the official code in, the two encoders in other formats out."""
 
-import sys
-from collections.abc import Sequence
+import argparse
+import json
+
+from .options import Subparsers, add_command
 
 
-def convert(arguments: Sequence[str]) -> int:
-    """Hand over to the converter, which has its own options and examples."""
-    from ..convert.convert_pir_checkpoint_to_hf import main as convert
+def add_convert(subparsers: Subparsers) -> None:
+    """Options of `pir convert`."""
+    parser = add_command(
+        subparsers,
+        "convert",
+        _convert,
+        "turn a checkpoint of the official code into a folder for from_pretrained",
+        "pir convert checkpoint_best.pth pir-rsicd --verify",
+    )
+    parser.add_argument("checkpoint", help="official .pth: {'model', 'config'} or a bare state dict")
+    parser.add_argument("out_dir", help="folder to write; must not exist yet")
+    parser.add_argument("--tokenizer", help="Hub id or folder (default: that of the official code)")
+    parser.add_argument("--heads", type=int, help="attention heads of VIR and LCA, for a bare state dict (official: 8)")
+    parser.add_argument("--filter-size", type=int, help="tokens VIR keeps, for a bare state dict (official: 40)")
+    parser.add_argument("--text-heads", type=int, help="heads of BERT (default: one for each 64 channels)")
+    parser.add_argument("--verify", action="store_true", help="compare with the official computation afterwards")
 
-    sys.argv = ["pir convert", *arguments]
-    convert()
+
+def _convert(args: argparse.Namespace) -> int:
+    """Convert, and say what was done."""
+    from ..convert.convert_pir_checkpoint_to_hf import DEFAULT_TOKENIZER, Flags, convert
+
+    flags = Flags(args.heads, args.text_heads, args.filter_size)
+    done = convert(args.checkpoint, args.out_dir, args.tokenizer or DEFAULT_TOKENIZER, flags, args.verify)
+    if args.json:
+        print(json.dumps({"out_dir": args.out_dir, "done": done}))
+    else:
+        done.append(f"{args.out_dir} loads with PIRModel.from_pretrained and PIRProcessor.from_pretrained.")
+        print("\n".join(done))
+    return 0
+
+
+def add_export(subparsers: Subparsers) -> None:
+    """Options of `pir export`."""
+    parser = add_command(
+        subparsers,
+        "export",
+        _export,
+        "write both encoders as ONNX models and torch.export programs, checked against the model",
+        "pir export org/pir-rsicd exported",
+    )
+    parser.add_argument("model", metavar="MODEL", help="Hub id or folder")
+    parser.add_argument("output", metavar="OUT", help="folder to write")
+
+
+def _export(args: argparse.Namespace) -> int:
+    """Export, and say how close the result is."""
+    from ..convert.export_encoders import export
+
+    differences = export(args.model, args.output)
+    if args.json:
+        print(json.dumps({"output": args.output, "differences": differences}))
+        return 0
+    for name, difference in differences.items():
+        print(f"{args.output}/{name}.onnx and .pt2: at most {difference:.1e} from the model")
     return 0

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from .classify import add_classify
-from .convert import convert
+from .convert import add_convert, add_export
 from .demo import add_demo
 from .embed import add_embed
 from .index import add_index
@@ -30,9 +30,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if arguments[:1] == ["convert"]:  # has its own options
-        return convert(arguments[1:])
     args = build_parser().parse_args(arguments)
     try:
         return args.run(args)
@@ -57,5 +54,6 @@ def build_parser() -> argparse.ArgumentParser:
     add_localize(subparsers)
     add_classify(subparsers)
     add_demo(subparsers)
-    subparsers.add_parser("convert", help="turn a checkpoint of the official code into a folder for from_pretrained")
+    add_convert(subparsers)
+    add_export(subparsers)
     return parser

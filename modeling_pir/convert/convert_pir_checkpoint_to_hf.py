@@ -4,14 +4,13 @@
 # the License. You may obtain a copy of the License at http://www.apache.org/licenses/LICENSE-2.0
 """Official PIR checkpoint (.pth) -> a folder for PIRModel.from_pretrained and PIRProcessor.from_pretrained.
 
-    python -m modeling_pir.convert.convert_pir_checkpoint_to_hf checkpoint_best.pth OUT_DIR --verify
+    pir convert checkpoint_best.pth OUT_DIR --verify
 
 The folder computes the official embeddings: its configuration sets the official choices (padding takes part, norm after
 the residual, identity targets, centres per process, live BatchNorm in training), its tokenizer writes no [SEP] and its
 processor cleans captions by the official rules. docs/fidelity.md lists what those choices are and what we recommend.
 """
 
-import argparse
 import math
 import re
 from dataclasses import dataclass
@@ -25,7 +24,6 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImage
 from transformers.initialization import no_init_weights
 
 from ..configuration_pir import PIRConfig
-from ..errors import one_sentence
 from ..hub.whole_folder import whole_folder
 from ..modeling_pir import PIRModel
 from ..processing_pir import PIRProcessor
@@ -362,28 +360,3 @@ def convert(
         if check:
             lines += verify(folder, state)
     return lines
-
-
-def main() -> None:
-    """Run the command; bad input gets one sentence."""
-    parser = argparse.ArgumentParser(
-        "python -m modeling_pir.convert.convert_pir_checkpoint_to_hf", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("checkpoint", help="official .pth: {'model', 'config'} or a bare state dict")
-    parser.add_argument("out_dir", help="folder to write; must not exist yet")
-    parser.add_argument(
-        "--tokenizer", default=DEFAULT_TOKENIZER, help=f"Hub id or folder (default: {DEFAULT_TOKENIZER})"
-    )
-    parser.add_argument("--heads", type=int, help="attention heads of VIR and LCA, for a bare state dict (official: 8)")
-    parser.add_argument("--filter-size", type=int, help="tokens VIR keeps, for a bare state dict (official: 40)")
-    parser.add_argument("--text-heads", type=int, help="heads of BERT (default: one for each 64 channels)")
-    parser.add_argument("--verify", action="store_true", help="compare with the official computation afterwards")
-    args = parser.parse_args()
-    flags = Flags(args.heads, args.text_heads, args.filter_size)
-    with one_sentence():
-        lines = convert(args.checkpoint, args.out_dir, args.tokenizer, flags, args.verify)
-    print("\n".join([*lines, f"{args.out_dir} loads with PIRModel.from_pretrained and PIRProcessor.from_pretrained."]))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,12 +1,11 @@
 """PIR's two encoders as torch.export programs and ONNX models, checked against the model they come from.
 
-    python -m modeling_pir.convert.export_encoders MODEL OUT
+    pir export MODEL OUT
 
 OUT gets `image_encoder` and `text_encoder`, each as .pt2 (torch.export.load) and .onnx, and the processor. Both give
 unit vectors, for any number of images or texts and any text length the text tower takes.
 """
 
-import argparse
 import copy
 from pathlib import Path
 
@@ -15,7 +14,6 @@ import torch.nn.functional as F
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from ..errors import one_sentence
 from ..extras import need
 from ..hub.pretrained import load_pretrained
 from ..modeling_pir import PIRModel
@@ -170,21 +168,3 @@ def export(name_or_path: str, output: str | Path) -> dict[str, float]:
         if not difference <= TOLERANCE:
             raise ValueError(f"The exported {name} differs from the model by {difference:.1e}: do not use {output}.")
     return differences
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command; bad input gets one sentence."""
-    parser = argparse.ArgumentParser(
-        "python -m modeling_pir.convert.export_encoders", description="Export PIR's encoders."
-    )
-    parser.add_argument("model", metavar="MODEL", help="Hub id or folder")
-    parser.add_argument("output", metavar="OUT", help="folder to write")
-    values = parser.parse_args(arguments)
-    with one_sentence():
-        differences = export(values.model, values.output)
-    for name, difference in differences.items():
-        print(f"{Path(values.output) / name}.onnx and .pt2: at most {difference:.1e} from the model")
-
-
-if __name__ == "__main__":
-    main()

@@ -13,11 +13,12 @@ from PIL import Image
 
 from modeling_pir import PIRModel
 from modeling_pir.cli import main as cli
+from modeling_pir.convert.convert_pir_checkpoint_to_hf import Flags
 from modeling_pir.index.pir_index import PIRIndex
 
 pytest.importorskip("lancedb")
 
-COMMANDS = ("index", "search", "embed", "localize", "classify", "demo")
+COMMANDS = ("index", "search", "embed", "localize", "classify", "demo", "convert", "export")
 
 
 @pytest.fixture
@@ -315,9 +316,11 @@ def test_without_a_model_and_a_checkout_it_says_which_option_is_missing(run, arc
 
 def test_convert_hands_over_its_options(run, monkeypatch):
     seen = []
-    monkeypatch.setattr("modeling_pir.convert.convert_pir_checkpoint_to_hf.main", lambda: seen.extend(sys.argv))
-    assert run("convert", "model.pth", "folder", "--verify")[0] == 0
-    assert seen == ["pir convert", "model.pth", "folder", "--verify"]
+    converter = "modeling_pir.convert.convert_pir_checkpoint_to_hf.convert"
+    monkeypatch.setattr(converter, lambda *arguments: seen.extend(arguments) or ["done"])
+    code, out, _ = run("convert", "model.pth", "folder", "--verify", "--heads", "4", "--tokenizer", "words")
+    assert code == 0 and out.startswith("done\nfolder loads with")
+    assert seen == ["model.pth", "folder", "words", Flags(heads=4), True]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -11,8 +11,9 @@ import torch
 from transformers import AutoTokenizer, BertTokenizer
 
 from modeling_pir import PIRModel, PIRProcessor
+from modeling_pir.cli.main import main
 from modeling_pir.convert import convert_pir_checkpoint_to_hf as converter
-from modeling_pir.convert.convert_pir_checkpoint_to_hf import Flags, convert, main, tokenizer_without_sep
+from modeling_pir.convert.convert_pir_checkpoint_to_hf import Flags, convert, tokenizer_without_sep
 from modeling_pir.convert.state_dict import KeyMismatchError
 from tests.reference.official_layout import TINY, Sizes, draw, drawn_checkpoint, resnet_layout
 from tests.support.paths import ROOT
@@ -225,14 +226,14 @@ def test_verification_notices_one_changed_tensor(monkeypatch, run, sizes):
         run(drawn_checkpoint(sizes), check=True)
 
 
-def test_command_prints_what_was_checked(tmp_path, monkeypatch, capsys, sizes, tokenizer):
+def test_command_prints_what_was_checked(tmp_path, capsys, sizes, tokenizer):
     torch.save(drawn_checkpoint(sizes), tmp_path / "checkpoint.pth")
     arguments = ["convert", tmp_path / "checkpoint.pth", tmp_path / "out", "--tokenizer", tokenizer, "--verify"]
-    monkeypatch.setattr(sys, "argv", [str(argument) for argument in arguments])
-    main()
+    arguments = [str(argument) for argument in arguments]
+    assert main(arguments) == 0
     assert "verified: image_embeds (2, 16) within" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="error: .*exists already"):
-        main()
+    assert main(arguments) == 2
+    assert "exists already" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -241,14 +242,8 @@ def test_full_size_takes_less_than_30_seconds_and_3_gib(tmp_path):
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{number}" for number in range(30522 - 5))]
     BertTokenizer(vocab={word: index for index, word in enumerate(words)}).save_pretrained(tmp_path / "tokenizer")
     paths = [str(tmp_path / name) for name in ("full.pth", "out", "tokenizer")]
-    command = [
-        sys.executable,
-        "-m",
-        "modeling_pir.convert.convert_pir_checkpoint_to_hf",
-        *paths[:2],
-        "--tokenizer",
-        paths[2],
-    ]
+    script = "import sys; from modeling_pir.cli.main import main; sys.exit(main())"
+    command = [sys.executable, "-c", script, "convert", *paths[:2], "--tokenizer", paths[2]]
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     run = subprocess.run([*command, "--verify"], cwd=ROOT, capture_output=True, text=True)
     seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)

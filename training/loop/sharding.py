@@ -32,7 +32,7 @@ def check_sharding(accelerator: Accelerator, config: TrainConfig) -> None:
     if accelerator.is_fsdp2 and accelerator.state.fsdp_plugin.cpu_ram_efficient_loading:
         raise ValueError(
             "fsdp_cpu_ram_efficient_loading is on, but accelerate cannot hand out BatchNorm's buffers that way: set it "
-            "to false, as training/accelerate/fsdp2.yaml does."
+            "to false, as training/launch/fsdp2.yaml does."
         )
     if not by_deepspeed:
         return
@@ -40,14 +40,14 @@ def check_sharding(accelerator: Accelerator, config: TrainConfig) -> None:
     if stage > 2:
         raise ValueError(
             f"zero_stage is {stage}, with which no process holds the weights that are to be evaluated and saved: "
-            "choose 1 or 2, or FSDP2 (training/accelerate/fsdp2.yaml)."
+            "choose 1 or 2, or FSDP2 (training/launch/fsdp2.yaml)."
         )
     if config.chunk_size or config.raw_temperatures:
         name = "chunk_size" if config.chunk_size else "raw_temperatures"
         raise ValueError(
             f"{name} is {getattr(config, name)}, but DeepSpeed updates the weights by itself after every backward "
             f"pass: set {name} to {TrainConfig.__dataclass_fields__[name].default}, or use "
-            "training/accelerate/fsdp2.yaml."
+            "training/launch/fsdp2.yaml."
         )
     if accelerator.mixed_precision == "fp16":
         raise ValueError("mixed_precision is fp16, which is not supported under DeepSpeed: choose bf16.")

@@ -8,7 +8,7 @@ set -euo pipefail
 data=$1
 text=${2:-sentence-transformers/all-MiniLM-L6-v2}
 random=training/configs/pir_mini_rsicd_random.yaml
-run() { accelerate launch --config_file training/accelerate/cpu.yaml -m "$@" --data "$data"; }
+run() { accelerate launch --config_file training/launch/cpu.yaml -m "$@" --data "$data"; }
 
 # Scenes at 96 pixels: twice as many images in an hour as at 128, and joint training at 128 follows.
 [ -e towers/rsicd_vision ] || run training.pretrain_tower --config $random --tower vision \
