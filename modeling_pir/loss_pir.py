@@ -123,11 +123,25 @@ def affiliation_loss(
     image_logits = scale * image_embeds @ cluster_centers(text_embeds, clusters, text_clusters).T  # (images, images)
     text_logits = scale * text_embeds @ cluster_centers(image_embeds, clusters, clusters).T  # (texts, images)
     if targets == "identity":
-        own = torch.eye(len(image_embeds), device=image_embeds.device)
-        image_term = _masked_cross_entropy(image_logits, own, known, known)
-        own_texts = own.repeat_interleave(captions_per_image, dim=1)  # (images, texts)
-        known_texts = known.repeat_interleave(captions_per_image)
-        return (image_term + _masked_cross_entropy(text_logits.T, own_texts, known, known_texts)) / 2
+        return _identity_affiliation(image_logits, text_logits, known)
+    return _scene_affiliation(image_logits, text_logits, scene_labels, clusters)
+
+
+def _identity_affiliation(image_logits: torch.Tensor, text_logits: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """One column per image, its own the target; logits (images, images) and (texts, images), known (images,)."""
+    captions_per_image = len(text_logits) // len(image_logits)
+    own = torch.eye(len(image_logits), device=image_logits.device)
+    image_term = _masked_cross_entropy(image_logits, own, known, known)
+    own_texts = own.repeat_interleave(captions_per_image, dim=1)  # (images, texts)
+    known_texts = known.repeat_interleave(captions_per_image)
+    return (image_term + _masked_cross_entropy(text_logits.T, own_texts, known, known_texts)) / 2
+
+
+def _scene_affiliation(
+    image_logits: torch.Tensor, text_logits: torch.Tensor, scene_labels: torch.Tensor, clusters: torch.Tensor
+) -> torch.Tensor:
+    """Each scene counts once: columns of one cluster are equal and are lowered by the log of how many there are."""
+    captions_per_image, known = len(text_logits) // len(image_logits), scene_labels >= 0
     same_scene = (scene_labels[:, None] == scene_labels[None, :]).float()  # (images, images)
     repeats = (clusters[:, None] == clusters[None, :]).sum(dim=0).float().log()
     image_term = _cluster_cross_entropy(image_logits - repeats, same_scene, known)
