@@ -20,7 +20,7 @@ def index_text(result: dict) -> str:
         lines.append(f"{len(result['unplaced'])} scenes do not say where they lie, and have no footprint:")
         lines += listed(result["unplaced"])
     if result.get("skipped"):
-        lines.append(f"{len(result['skipped'])} files are no images and were passed over:")
+        lines.append(f"{len(result['skipped'])} files are no images, or links to what is there, and were passed over:")
         lines += listed(result["skipped"])
     if result.get("errors"):
         lines.append(f"{len(result['errors'])} files could not be indexed:")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..processing_pir import PIRProcessor
 
 
+GROUP_PIXELS = 40_000_000  # of images that wait to be embedded, so that large ones do not fill the memory
 GROUP_FILES = 256  # files, or
 GROUP_BYTES = 64_000_000  # of them, that a worker embeds before it hands them over: what a lost node costs
 
@@ -108,23 +109,31 @@ def _records(
         try:
             for image, row in read_file(path, chips, labels.get(path, {})):
                 yield _Record(path, image, row)
-        except ValueError as problem:
-            error = str(problem)
-        except OSError as problem:
-            error = f"{path} cannot be read ({problem.strerror or problem}): remove it or replace it."
+        except Exception as problem:  # a decoder raises anything on a broken file, and no file may end the run
+            error = _sentence(path, problem)
         yield _Record(path, error=error)
 
 
+def _sentence(path: str, problem: Exception) -> str:
+    """What is wrong with a file: our own sentence, or one around what a decoder says."""
+    if isinstance(problem, ImportError) or (isinstance(problem, ValueError) and path in str(problem)):
+        return str(problem)
+    reason = (problem.strerror if isinstance(problem, OSError) else None) or str(problem) or type(problem).__name__
+    return f"{path} cannot be read ({' '.join(reason.split())}): remove it or replace it."
+
+
 def _groups(records: Iterable[_Record], num_images: int) -> Iterator[list[_Record]]:
-    """Cut records into lists that hold `num_images` images, the last one fewer."""
+    """Cut records into lists that hold `num_images` images, or fewer where these are large."""
     group: list[_Record] = []
-    count = 0
+    count = num_pixels = 0
     for record in records:
         group.append(record)
-        count += record.image is not None
-        if count == num_images:
+        if record.image is not None:
+            count += 1
+            num_pixels += record.image.width * record.image.height
+        if count == num_images or num_pixels >= GROUP_PIXELS:
             yield group
-            group, count = [], 0
+            group, count, num_pixels = [], 0, 0
     if group:
         yield group
 

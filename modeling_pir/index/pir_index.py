@@ -170,13 +170,13 @@ class PIRIndex:
         Raises:
             ValueError: a source does not exist, or holds a broken `metadata.jsonl`.
         """
-        files = [path for source in sources for path in list_files(source)]
+        listing = list_files(*sources)
         if len(sources) == 1 and os.path.isdir(sources[0]):
             known = self.store.files(os.path.abspath(sources[0]))
         else:
             known = self.store.files()
-            known = {path: known[path] for path in files if path in known}
-        return scan_files(files, known, exclude=self.path)
+            known = {path: known[path] for path in listing.files if path in known}
+        return scan_files(listing, known, exclude=self.path)
 
     def add(
         self,

@@ -2,6 +2,7 @@ import json
 import os
 import resource
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -23,6 +24,7 @@ from modeling_pir.index.stores.bit_codes import nearest_codes
 from modeling_pir.index.stores.lance_store import LanceStore
 from modeling_pir.index.stores.sqlite_store import ExactStore
 from modeling_pir.inference.embed import embed_images, embed_texts
+from modeling_pir.inference.images import open_image
 
 pytest.importorskip("lancedb")
 
@@ -195,6 +197,35 @@ def test_bad_files_are_reported_and_cost_no_other(index, archive, monkeypatch):
     assert sorted(Path(path).name for path, _ in report.errors) == ["corrupt.jpg", "cut.png", "empty.tif", "huge.png"]
     assert all(path in sentence for path, sentence in report.errors)
     assert report.skipped == [str(archive / "notes.txt")]
+
+
+@pytest.mark.parametrize("problem", [AttributeError("no attribute 'x'"), struct.error("unpack"), MemoryError()])
+def test_any_exception_of_a_decoder_is_the_error_of_its_file(index, archive, monkeypatch, problem):
+    def fail_once(path, real=open_image):
+        if path.endswith("forest.png"):
+            raise problem
+        return real(path)
+
+    monkeypatch.setattr("modeling_pir.index.embed_files.open_image", fail_once)
+    report = index.add(archive)
+    ((path, sentence),) = report.errors
+    assert report.added == 3 and "forest.png cannot be read (" in sentence and path.endswith("forest.png")
+    assert str(problem) in sentence and "\n" not in sentence
+
+
+def test_large_images_wait_in_small_groups(archive, tiny_model, tiny_processor, monkeypatch):
+    """64 of 20 megapixels at once are 4 GB before the model sees one."""
+    counts = []
+    monkeypatch.setattr("modeling_pir.index.embed_files.GROUP_PIXELS", 2 * 64 * 64)
+
+    def embed(model, processor, images, batch_size):
+        counts.append(len(images))
+        return embed_images(model, processor, images, batch_size)
+
+    monkeypatch.setattr("modeling_pir.inference.embed.embed_images", embed)
+    files = list(embed_files(tiny_model, tiny_processor, sorted(map(str, archive.iterdir()))))
+    assert len(files) == 4 and all(len(file.rows) == 1 for file in files)
+    assert max(counts) < 4 and sum(counts) == 4
 
 
 def test_file_name_that_is_no_text_is_reported(index, archive):
