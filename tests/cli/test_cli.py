@@ -66,7 +66,7 @@ def test_index_lists_what_it_could_not_read(run, archive, model_folder, tmp_path
     code, out, err = run("index", archive, "--index", tmp_path / "index", "--model", model_folder)
     assert code == 1
     assert "4 rows (lance index), 4 added" in out
-    assert "1 files are no images and were passed over:\n" in out and "notes.txt" in out
+    assert "1 files are no images, or links to what is there, and were passed over:\n" in out and "notes.txt" in out
     assert "1 files could not be indexed:\n" in out and "broken.jpg is no image that can be read" in out
     assert "embedding" in err  # the progress bar
 
