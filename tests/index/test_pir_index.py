@@ -216,7 +216,7 @@ def test_any_exception_of_a_decoder_is_the_error_of_its_file(index, archive, mon
 def test_large_images_wait_in_small_groups(archive, tiny_model, tiny_processor, monkeypatch):
     """64 of 20 megapixels at once are 4 GB before the model sees one."""
     counts = []
-    monkeypatch.setattr("modeling_pir.index.embed_files.GROUP_PIXELS", 2 * 64 * 64)
+    monkeypatch.setattr("modeling_pir.index.embed_files.GROUP_PIXELS", 2 * 48 * 40)
 
     def embed(model, processor, images, batch_size):
         counts.append(len(images))
