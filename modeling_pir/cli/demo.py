@@ -41,8 +41,9 @@ def _demo(args: argparse.Namespace) -> int:
     if args.images is not None and not os.path.isdir(args.images):
         raise ValueError(f"{args.images} is no folder: name one with images or scenes in it.")
     if args.index is not None:
-        model, processor = load_model(args, PIRIndex.open(args.index))
-        launch(PIRIndex.open(args.index, model, processor), model, processor, args.host, args.port)
+        index = PIRIndex.open(args.index)
+        index.attach(*load_model(args, index))
+        launch(index, index.model, index.processor, args.host, args.port)
         return 0
     model, processor = load_model(args)
     with tempfile.TemporaryDirectory() as folder:

@@ -46,7 +46,8 @@ def _index(args: argparse.Namespace) -> int:
     index = open_or_create(args)
     result: dict = {"index": index.path, "engine": index.store.kind}
     if args.sources:
-        result |= asdict(add_sources(index, args))
+        with index.writing():
+            result |= asdict(add_sources(index, args))
     if args.delete is not None:
         result["deleted"] = result.get("deleted", 0) + index.delete(args.delete)
     if args.export is not None:
@@ -62,21 +63,26 @@ def open_or_create(args: argparse.Namespace) -> "PIRIndex":
     """The index that is named; made if there are sources to put into it."""
     from ..index.pir_index import PIRIndex
 
-    try:
-        return PIRIndex.open(args.index)
-    except ValueError:
-        if not args.sources or ("://" not in args.index and os.path.exists(args.index)):
-            raise
+    if not args.sources or "://" in args.index or os.path.exists(args.index):
+        try:
+            return PIRIndex.open(args.index)
+        except ValueError:
+            if not args.sources or os.path.exists(args.index):
+                raise
     for source in args.sources:
         if not os.path.exists(source):
             raise ValueError(f"{source} does not exist: name a folder of images and scenes, or one of them.")
-    return PIRIndex.create(args.index, *load_model(args))
+    model, processor = load_model(args)
+    try:
+        return PIRIndex.create(args.index, model, processor)
+    except ValueError:  # another process has made it meanwhile
+        if not os.path.exists(args.index):
+            raise
+        return PIRIndex.open(args.index, model, processor)
 
 
 def add_sources(index: "PIRIndex", args: argparse.Namespace) -> "AddReport":
     """Add what is new; the model is loaded only if there is something to embed, or if another one is named."""
-    from ..index.pir_index import PIRIndex
-
     scan = index.scan(*args.sources)
     files = scan.new + scan.changed
     named = args.model and (os.path.abspath(args.model) if os.path.isdir(args.model) else args.model)
@@ -85,7 +91,7 @@ def add_sources(index: "PIRIndex", args: argparse.Namespace) -> "AddReport":
         index.metadata["revision"],
     )
     if index.model is None and (files or is_other):
-        index = PIRIndex.open(index.path, *load_model(args, index))
+        index.attach(*load_model(args, index))
     embedded = _embed(index, files, scan.labels, args) if files else ()
     return index.write(embedded, scan, args.delete_missing)
 

@@ -55,7 +55,7 @@ def _search(args: argparse.Namespace) -> int:
     index = PIRIndex.open(args.index)
     if where:
         index.store.count(where)  # a filter that cannot be understood is refused before the model is loaded
-    index = PIRIndex.open(args.index, *load_model(args, index))
+    index.attach(*load_model(args, index))
     hits = index.search(query, args.k, where, args.exact)
     if args.picture:
         write_sheet(args.picture, hits)

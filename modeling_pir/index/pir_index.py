@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -28,8 +30,10 @@ from ..inference.images import open_image
 from .embed_files import DEFAULT_CHIPS, ChipOptions, EmbeddedFile, embed_files
 from .export import export_rows
 from .hit import Hit
+from .lock import holding, writer_lock
 from .rows import image_row
 from .scan import Scan, list_files, scan_files
+from .stores.columns import FileState
 from .stores.lance_store import LanceStore
 from .stores.sqlite_store import ExactStore
 
@@ -87,6 +91,7 @@ class PIRIndex:
         self.processor = processor
         self.path: str = store.path
         self.metadata: dict = store.metadata
+        self._lock = None if _is_address(store.path) else writer_lock(store.path)
 
     @classmethod
     def create(
@@ -117,11 +122,26 @@ class PIRIndex:
             OSError: the path cannot be written.
         """
         path = _full_path(path)
-        if os.path.exists(path):
-            raise ValueError(f"{path} exists already: open it with PIRIndex.open, or name another path.")
         engine = engine or ("lance" if importlib.util.find_spec("lancedb") else "exact")
         store_class = {"lance": LanceStore, "exact": ExactStore}[engine]
-        return cls(store_class.create(path, describe_model(model, model_id, revision)), model, processor)
+        description = describe_model(model, model_id, revision)
+        if _is_address(path):
+            return cls(store_class.create(path, description), model, processor)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        lock = writer_lock(path)
+        with holding(lock):
+            if os.path.exists(path):
+                raise ValueError(f"{path} exists already: open it with PIRIndex.open, or name another path.")
+            partial = Path(path).with_name(f".{Path(path).name}.partial")
+            _remove(partial)  # of a run that was killed
+            try:
+                store_class.create(str(partial), description)
+                partial.rename(path)
+            finally:
+                _remove(partial)
+        if engine == "lance":  # whose own lock lies in its folder from here on
+            Path(lock.lock_file).unlink(missing_ok=True)
+        return cls(store_class(path), model, processor)
 
     @classmethod
     def open(cls, path: str | Path, model: PIRModel | None = None, processor: PIRProcessor | None = None) -> PIRIndex:
@@ -140,10 +160,25 @@ class PIRIndex:
             ImportError: a Lance table, and lancedb is missing.
         """
         path = _full_path(path)
-        index = cls(ExactStore(path) if os.path.isfile(path) else LanceStore(path), model, processor)
+        if not _is_address(path) and not os.path.exists(path):
+            raise ValueError(f"{path} is no index: make one with pir index.")
+        index = cls(ExactStore(path) if os.path.isfile(path) else LanceStore(path))
         if model is not None:
-            index._check_model(model)
+            index.attach(model, processor)
         return index
+
+    def attach(self, model: PIRModel, processor: PIRProcessor | None) -> None:
+        """Give an index that was opened without one the model that made it.
+
+        Args:
+            model: in evaluation mode.
+            processor: its processor.
+
+        Raises:
+            ValueError: another model, whose vectors mean something else.
+        """
+        self._check_model(model)
+        self.model, self.processor = model, processor
 
     def _check_model(self, model: PIRModel) -> None:
         """Refuse a model of other weights."""
@@ -154,6 +189,22 @@ class PIRIndex:
                 f"vectors of two models cannot be compared: load the former, or make a new index with: "
                 f"pir index FOLDER --index NEW_INDEX --model {given['model_id'] or 'MODEL'}"
             )
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Be the only writer, from the scan to the last row; others wait. Rows that are there twice are dropped.
+
+        Nothing locks an index in object storage: run one writer at a time.
+
+        Raises:
+            OSError: another process has been writing for too long, or the index cannot be written.
+        """
+        if self._lock is not None and self._lock.is_locked:  # by this thread, which is inside already
+            yield
+            return
+        with holding(self._lock) if self._lock else nullcontext():
+            self.store.drop_doubles()
+            yield
 
     def __len__(self) -> int:
         return self.store.count()
@@ -228,13 +279,14 @@ class PIRIndex:
         self._need_model()
         sources = [source] if isinstance(source, str | Path) else source
         first, *_ = sources if isinstance(sources, Sequence) and len(sources) else [None]
-        if not isinstance(first, str | Path):
-            return self._add_images(sources, batch_size)
-        scan = self.scan(*sources)
-        files = embed_files(
-            self.model, self.processor, scan.new + scan.changed, chips, scan.labels, batch_size, progress
-        )
-        return self.write(files, scan, delete_gone)
+        with self.writing():
+            if not isinstance(first, str | Path):
+                return self._add_images(sources, batch_size)
+            scan = self.scan(*sources)
+            files = embed_files(
+                self.model, self.processor, scan.new + scan.changed, chips, scan.labels, batch_size, progress
+            )
+            return self.write(files, scan, delete_gone)
 
     def _add_images(self, images: Iterable[tuple[Image.Image, Mapping[str, object]]], batch_size: int) -> AddReport:
         """Embed images in memory; each is a file of one row."""
@@ -243,7 +295,7 @@ class PIRIndex:
         return self.write(self._embed_images(images, known, scan, batch_size), scan)
 
     def _embed_images(
-        self, images: Iterable[tuple[Image.Image, Mapping[str, object]]], known: Mapping, scan: Scan, batch_size: int
+        self, images: Iterable[tuple[Image.Image, Mapping[str, object]]], known: dict, scan: Scan, batch_size: int
     ) -> Iterator[EmbeddedFile]:
         """Embed those that are not known; what becomes of the others is noted in the scan."""
         from ..inference.embed import batched, embed_images
@@ -258,6 +310,7 @@ class PIRIndex:
                     continue
                 if state is not None:
                     scan.changed.append(row["path"])
+                known[row["path"]] = FileState(None, None, row["hash"])  # it may come once more
                 wanted.append((open_image(image), row))
             embeddings = embed_images(self.model, self.processor, [image for image, _ in wanted], batch_size).numpy()
             for (_, row), vector in zip(wanted, embeddings, strict=True):
@@ -277,24 +330,29 @@ class PIRIndex:
         Raises:
             OSError: the index cannot be written; earlier commits are kept.
         """
-        report = AddReport(skipped=list(scan.skipped), errors=list(scan.unreadable))
-        waiting: list[EmbeddedFile] = []
+        with self.writing():
+            report = AddReport(skipped=list(scan.skipped), errors=list(scan.unreadable))
+            self._write_files(files, scan, report)
+            if delete_gone and scan.gone:
+                report.deleted = self.store.delete_files(scan.gone)
+            report.unchanged = scan.num_unchanged
+            self.store.maintain()
+        return report
+
+    def _write_files(self, files: Iterable[EmbeddedFile], scan: Scan, report: AddReport) -> None:
+        """Commit files when enough rows wait, or have waited for long enough."""
+        waiting: dict[str, EmbeddedFile] = {}  # by path: the last one of a name counts
         last_commit = time.monotonic()
         for file in files:
             if file.error is not None:
                 report.errors.append((file.path, file.error))
                 continue
-            waiting.append(file)
-            num_rows = sum(len(item.rows) for item in waiting)
+            waiting[file.path] = file
+            num_rows = sum(len(item.rows) for item in waiting.values())
             if num_rows >= COMMIT_ROWS or time.monotonic() - last_commit >= COMMIT_SECONDS:
-                self._commit(waiting, scan, report)
-                waiting, last_commit = [], time.monotonic()
-        self._commit(waiting, scan, report)
-        if delete_gone and scan.gone:
-            report.deleted = self.store.delete_files(scan.gone)
-        report.unchanged = scan.num_unchanged
-        self.store.maintain()
-        return report
+                self._commit(list(waiting.values()), scan, report)
+                waiting, last_commit = {}, time.monotonic()
+        self._commit(list(waiting.values()), scan, report)
 
     def _commit(self, files: Sequence[EmbeddedFile], scan: Scan, report: AddReport) -> None:
         """Write files: new ones are appended, changed ones take the place of their old rows."""
@@ -385,9 +443,13 @@ class PIRIndex:
         """
         if (where is None) == (paths is None):
             raise ValueError("Say what is to be deleted: either where=... or paths=...")
-        if where is not None:
-            return self.store.delete(where)
-        return self.store.delete_files([str(path) if ":" in str(path) else os.path.abspath(path) for path in paths])
+        with self.writing():
+            if where is not None:
+                return self.store.delete(where)
+            # An image in memory is called what its metadata says, a file by its absolute path.
+            return self.store.delete_files(
+                sorted({name for path in paths for name in (str(path), os.path.abspath(path))})
+            )
 
     def export(self, path: str | Path, where: str | None = None) -> int:
         """Write rows to a file, in the format of its suffix.
@@ -432,9 +494,22 @@ class PIRIndex:
         return float(np.mean(shares))
 
 
+def _is_address(path: str | Path) -> bool:
+    """Whether a path is one of object storage, such as s3://bucket/archive.lance."""
+    return "://" in str(path)
+
+
 def _full_path(path: str | Path) -> str:
     """An absolute path; an address of object storage stays as it is."""
-    return str(path) if "://" in str(path) else os.path.abspath(path)
+    return str(path) if _is_address(path) else os.path.abspath(path)
+
+
+def _remove(partial: Path) -> None:
+    """Remove an index that was never finished, with what SQLite lays beside it."""
+    if partial.is_dir():
+        shutil.rmtree(partial)
+    for path in (partial, *(partial.with_name(partial.name + end) for end in ("-journal", "-wal", "-shm"))):
+        path.unlink(missing_ok=True)
 
 
 def _model_name(description: Mapping[str, str | None]) -> str:

@@ -14,6 +14,7 @@ from PIL import Image
 from modeling_pir import PIRModel
 from modeling_pir.cli import main as cli
 from modeling_pir.convert.convert_pir_checkpoint_to_hf import Flags
+from modeling_pir.hub.pretrained import load_pretrained
 from modeling_pir.index.pir_index import PIRIndex
 
 pytest.importorskip("lancedb")
@@ -95,9 +96,12 @@ print({"torch", "transformers"} & set(sys.modules), code)
 def test_another_revision_is_looked_at_even_if_no_file_has_changed(run, archive, indexed, model_folder, monkeypatch):
     (archive / "broken.jpg").unlink()
     loaded = []
-    monkeypatch.setattr(
-        "modeling_pir.cli.index.load_model", lambda args, index: loaded.append(args.revision) or (None, None)
-    )
+
+    def load(args, index):
+        loaded.append(args.revision)
+        return load_pretrained(args.model)
+
+    monkeypatch.setattr("modeling_pir.cli.index.load_model", load)
     run("index", archive, "--index", indexed, "--model", model_folder, "--revision", "other")
     assert loaded == ["other"]
 

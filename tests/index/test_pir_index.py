@@ -575,7 +575,7 @@ def test_readers_see_whole_commits_while_a_writer_adds(index):
 WRITER = """
 import sys
 from pathlib import Path
-from modeling_pir.hub import load_pretrained
+from modeling_pir.hub.pretrained import load_pretrained
 from modeling_pir.index import PIRIndex
 
 index = PIRIndex.open(sys.argv[1], *load_pretrained(sys.argv[2]))

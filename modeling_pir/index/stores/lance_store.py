@@ -147,15 +147,32 @@ class LanceStore:
             raise OSError(f"{self.path} cannot be written ({reason}): what was committed before is kept.") from error
 
     def append(self, rows: Sequence[Row], embeddings: np.ndarray) -> None:
-        """Add rows, all of them or none."""
+        """Add rows, all of them or none; each takes the place of the one of its id."""
         with self._writing():
-            self.table.add(self._to_arrow(rows, embeddings))
+            self._merge_by_id().execute(self._to_arrow(rows, embeddings))
 
     def replace(self, paths: Sequence[str], rows: Sequence[Row], embeddings: np.ndarray) -> None:
         """Put rows in the place of all rows of some files, at once."""
-        merge = self.table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+        merge = self._merge_by_id().when_not_matched_by_source_delete(_in_files(paths))
         with self._writing():
-            merge.when_not_matched_by_source_delete(_in_files(paths)).execute(self._to_arrow(rows, embeddings))
+            merge.execute(self._to_arrow(rows, embeddings))
+
+    def _merge_by_id(self) -> object:
+        """A write that replaces rows of the same id and adds the others."""
+        return self.table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+
+    def drop_doubles(self) -> int:
+        """Delete all but the newest row of each id; returns how many.
+
+        Lance has no unique columns: writers that do not wait for each other, as in object storage, add a row twice.
+        """
+        found = self._scan(None, ["id", "_rowid"]).limit(None).to_arrow()
+        newest = found.group_by("id").aggregate([("_rowid", "max")])["_rowid_max"].to_numpy()
+        doubles = np.setdiff1d(found["_rowid"].to_numpy(), newest, assume_unique=True)
+        with self._writing():
+            for start in range(0, len(doubles), BATCH_ROWS):
+                self.table.delete(f"_rowid IN ({', '.join(map(str, doubles[start : start + BATCH_ROWS]))})")
+        return len(doubles)
 
     def delete_files(self, paths: Sequence[str]) -> int:
         """Delete all rows of some files; returns how many."""

@@ -113,10 +113,10 @@ class ExactStore:
             [*(row[name] for name in COLUMNS), vector.tobytes()] for row, vector in zip(rows, vectors, strict=True)
         )
         self._execute("SELECT 1")
-        self._connection.executemany(f"INSERT INTO images VALUES ({marks})", values)
+        self._connection.executemany(f"INSERT OR REPLACE INTO images VALUES ({marks})", values)
 
     def append(self, rows: Sequence[Row], embeddings: np.ndarray) -> None:
-        """Add rows, all of them or none."""
+        """Add rows, all of them or none; each takes the place of the one of its id."""
         with self._writing():
             self._insert(rows, embeddings)
 
@@ -126,6 +126,10 @@ class ExactStore:
             for path in paths:
                 self._execute("DELETE FROM images WHERE path = ?", (path,))
             self._insert(rows, embeddings)
+
+    def drop_doubles(self) -> int:
+        """Nothing to drop: the id is unique."""
+        return 0
 
     def delete_files(self, paths: Sequence[str]) -> int:
         """Delete all rows of some files; returns how many."""
