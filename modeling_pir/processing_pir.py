@@ -4,39 +4,12 @@
 # the License. You may obtain a copy of the License at http://www.apache.org/licenses/LICENSE-2.0
 """PIRProcessor: images and captions in, pixel_values, input_ids and attention_mask out."""
 
-import re
-
 from transformers import ViTImageProcessor
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, ImageInput, PILImageResampling
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, TextKwargs, Unpack
 from transformers.tokenization_utils_base import BatchEncoding
 
-_DROPPED = str.maketrans("-/", "  ", ",.'!?\"()*#:;~")
-_WHITESPACE_RUN = re.compile(r"\s{2,}")
-
-
-def clean_caption(text: str, max_words: int = 30) -> str:
-    """Clean a caption by the official rules (`pre_caption`).
-
-    Lower case; the characters , . ' ! ? " ( ) * # : ; ~ deleted; hyphen and slash to a space; "<person>" to "person";
-    runs of white space to one space; the first `max_words` words kept.
-
-    Args:
-        text: a caption.
-        max_words: words kept, counted after cleaning.
-
-    Returns:
-        The cleaned caption, at least one character.
-
-    Raises:
-        ValueError: nothing is left of the caption.
-    """
-    cleaned = text.lower().translate(_DROPPED).replace("<person>", "person")
-    cleaned = _WHITESPACE_RUN.sub(" ", cleaned).rstrip("\n").strip(" ")
-    cleaned = " ".join(cleaned.split(" ")[:max_words])
-    if not cleaned:
-        raise ValueError(f"Nothing is left of the caption {text!r} after cleaning: leave it out of the data.")
-    return cleaned
+from .captions_pir import clean_caption
 
 
 class PIRTextKwargs(TextKwargs, total=False):
