@@ -22,6 +22,7 @@ from datasets import Dataset
 
 from modeling_pir.errors import one_sentence
 from modeling_pir.inference.belief import belief_picture
+from modeling_pir.inference.encoder import Encoder, PIREncoder, load_encoder
 from training.data.catalog import NAMES
 from training.data.loader import split_facts
 from training.data.rows import decoded_images, scene_names
@@ -33,7 +34,6 @@ from training.evaluation.bootstrap import (
     paired_difference,
     split_statistics,
 )
-from training.evaluation.encoders import Encoder, PIREncoder, load_encoder
 from training.evaluation.metrics import chance_metrics
 from training.evaluation.ranks import QueryRanks
 from training.evaluation.split_embeddings import SplitEmbeddings, embed_rows

@@ -2,15 +2,12 @@
 
 import os
 
-from modeling_pir import PIRModel, PIRProcessor
 from modeling_pir.demo.page import launch
 from modeling_pir.index.pir_index import PIRIndex
+from modeling_pir.inference.encoder import load_encoder
 
-model = PIRModel.from_pretrained(os.environ["PIR_MODEL"])
-processor = PIRProcessor.from_pretrained(os.environ["PIR_MODEL"])
-if os.path.exists("index.lance"):
-    index = PIRIndex.open("index.lance", model, processor)
-else:
-    index = PIRIndex.create("index.lance", model, processor)
+encoder = load_encoder(os.environ["PIR_MODEL"])
+open_index = PIRIndex.open if os.path.exists("index.lance") else PIRIndex.create
+index = open_index("index.lance", encoder)
 index.update("images", progress=True)
-launch(index, model, processor, host="0.0.0.0", port=7860)
+launch(index, host="0.0.0.0", port=7860)

@@ -25,10 +25,8 @@ def add_classify(subparsers: Subparsers) -> None:
 
 
 def _classify(args: argparse.Namespace) -> int:
-    """Probabilities of the labels: softmax of the scaled similarities, as `PIRModel.forward` scales them."""
-    from ..inference.embed import embed_images, embed_texts
+    """Probabilities of the labels: softmax of the scaled similarities, as the model itself scales them."""
     from ..inference.images import open_image
-    from ..modeling_pir import MAX_LOGIT_SCALE
 
     labels = list(dict.fromkeys(label.strip() for label in args.labels.split(",") if label.strip()))
     if len(labels) < 2:
@@ -36,11 +34,12 @@ def _classify(args: argparse.Namespace) -> int:
     if "{}" not in args.template:
         raise ValueError(f"--template {args.template!r} has no {{}}: put it where the label goes.")
     images = [open_image(path) for path in args.images]
-    model, processor = load_model(args)
-    texts = embed_texts(model, processor, [args.template.replace("{}", label) for label in labels])
-    similarity = embed_images(model, processor, images, args.batch_size) @ texts.T  # (images, labels)
-    scale = model.logit_scale.detach().float().cpu().exp().clamp(max=MAX_LOGIT_SCALE)
-    probabilities = (scale * similarity).softmax(dim=-1).tolist()
+    encoder = load_model(args)
+    if encoder.logit_scale is None:
+        raise ValueError(f"{args.model} has no logit scale, so that its similarities are not probabilities of labels.")
+    texts = encoder.embed_texts([args.template.replace("{}", label) for label in labels])
+    similarity = encoder.embed_images(images, args.batch_size) @ texts.T  # (images, labels)
+    probabilities = (encoder.logit_scale * similarity).softmax(dim=-1).tolist()
     rows = [("image", "label", "probability")]
     results = []
     for path, values in zip(args.images, probabilities, strict=True):

@@ -42,14 +42,14 @@ def _demo(args: argparse.Namespace) -> int:
         raise ValueError(f"{args.images} is no folder: name one with images or scenes in it.")
     if args.index is not None:
         index = PIRIndex.open(args.index)
-        index.attach(*load_model(args, index))
-        launch(index, index.model, index.processor, args.host, args.port)
+        index.attach(load_model(args, index))
+        launch(index, args.host, args.port)
         return 0
-    model, processor = load_model(args)
+    encoder = load_model(args)
     with tempfile.TemporaryDirectory() as folder:
-        index = PIRIndex.create(os.path.join(folder, "images.index"), model, processor)
+        index = PIRIndex.create(os.path.join(folder, "images.index"), encoder)
         report = index.update(args.images, args.batch_size, progress=True)
         facts = {"index": args.images, "engine": index.store.kind, "rows": len(index)}
         print(index_text(facts | asdict(report)))
-        launch(index, model, processor, args.host, args.port)
+        launch(index, args.host, args.port)
     return 0

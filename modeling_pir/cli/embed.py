@@ -31,17 +31,15 @@ def add_embed(subparsers: Subparsers) -> None:
 
 def _embed_shards(args: argparse.Namespace) -> int:
     """Embed a data set."""
-    from ..hub.identity import describe_model
     from ..inference.parquet_shards import embed_shards, list_shards, ray_embed_shards
 
     shards = list_shards(args.source, args.output)
-    model, processor = load_model(args)
+    encoder = load_model(args)
     if args.engine == "ray":
-        description = describe_model(model)
         cluster = {"address": args.address, "num_workers": args.workers, "progress": not args.json}
-        reports = ray_embed_shards(description, shards, args.column, args.batch_size, **cluster)
+        reports = ray_embed_shards(encoder.describe(), shards, args.column, args.batch_size, **cluster)
     else:
-        reports = embed_shards(model, processor, shards, args.column, args.batch_size, progress=not args.json)
+        reports = embed_shards(encoder, shards, args.column, args.batch_size, progress=not args.json)
     reports = list(reports)
     print(json.dumps({"shards": [asdict(report) for report in reports]}) if args.json else _embed_text(reports))
     return 1 if any(report.errors or report.failure for report in reports) else 0

@@ -72,13 +72,13 @@ def open_or_create(args: argparse.Namespace) -> "PIRIndex":
     for source in args.sources:
         if not os.path.exists(source):
             raise ValueError(f"{source} does not exist: name a folder of images and scenes, or one of them.")
-    model, processor = load_model(args)
+    encoder = load_model(args)
     try:
-        return PIRIndex.create(args.index, model, processor)
+        return PIRIndex.create(args.index, encoder)
     except ValueError:  # another process has made it meanwhile
         if not os.path.exists(args.index):
             raise
-        return PIRIndex.open(args.index, model, processor)
+        return PIRIndex.open(args.index, encoder)
 
 
 def add_sources(index: "PIRIndex", args: argparse.Namespace) -> "AddReport":
@@ -90,8 +90,8 @@ def add_sources(index: "PIRIndex", args: argparse.Namespace) -> "AddReport":
         None,
         index.metadata["revision"],
     )
-    if index.model is None and (files or is_other):
-        index.attach(*load_model(args, index))
+    if index.encoder is None and (files or is_other):
+        index.attach(load_model(args, index))
     embedded = _embed(index, files, scan.labels, args) if files else ()
     return index.write(embedded, scan, args.delete_missing)
 
@@ -102,7 +102,7 @@ def _embed(index: "PIRIndex", files: list[str], labels: dict, args: argparse.Nam
 
     chips = ChipOptions(args.chip_size, args.ground_resolution, args.overlap, args.bands and tuple(args.bands))
     if args.engine == "local":
-        return embed_files(index.model, index.processor, files, chips, labels, args.batch_size, not args.json)
+        return embed_files(index.encoder, files, chips, labels, args.batch_size, not args.json)
     from ..index.embed_files import ray_embed_files
 
     return ray_embed_files(

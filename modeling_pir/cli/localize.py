@@ -33,7 +33,7 @@ def _localize(args: argparse.Namespace) -> int:
     if not os.path.exists(args.scene):
         raise ValueError(f"{args.scene} does not exist: name a scene.")
     found = localize(
-        *load_model(args),
+        load_model(args),
         args.scene,
         args.sentence,
         args.output,

@@ -1,14 +1,14 @@
 """Options that several commands share, and the model that they name."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..index.pir_index import PIRIndex
-    from ..modeling_pir import PIRModel
-    from ..processing_pir import PIRProcessor
+    from ..inference.encoder import Encoder
 
 
 SHIPPED_MODEL = Path(__file__).parents[2] / "hub_configs" / "pir-mini-rsicd"  # in a checkout; not in a wheel
@@ -32,7 +32,7 @@ def add_command(subparsers: Subparsers, name: str, run: object, summary: str, ex
 def add_model(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Options that say which model, and where it runs."""
     default = "" if required else " (default: the one that made the index; for a new one, that of this checkout)"
-    parser.add_argument("--model", required=required, help=f"Hub id or folder of a PIR model{default}")
+    parser.add_argument("--model", required=required, help=f"Hub id or folder of PIR, CLIP, SigLIP...{default}")
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     parser.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU if there is one)")
     parser.add_argument("--batch-size", type=int, default=64, help="images encoded at once (default: %(default)s)")
@@ -57,11 +57,22 @@ def add_cluster(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--address", help='Ray: of a cluster, such as "auto" (default: start Ray here)')
 
 
-def load_model(args: argparse.Namespace, index: "PIRIndex | None" = None) -> tuple["PIRModel", "PIRProcessor"]:
-    """The model that is named, or the one that made the index."""
-    import torch
+def check_can_be_written(path: str | None) -> None:
+    """Refuse a file that cannot be written before the work whose result it is to hold.
 
-    from ..hub.pretrained import load_pretrained
+    Raises:
+        ValueError: its folder is missing or may not be written, or there is a folder of that name.
+    """
+    if path is None:
+        return
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK) or os.path.isdir(path):
+        raise ValueError(f"{path} cannot be written: name a file in a folder that exists and that you may write to.")
+
+
+def load_model(args: argparse.Namespace, index: "PIRIndex | None" = None) -> "Encoder":
+    """The model that is named, or the one that made the index."""
+    from ..inference.encoder import load_encoder
 
     name, revision = args.model, args.revision
     if name is None and index is not None:
@@ -71,5 +82,4 @@ def load_model(args: argparse.Namespace, index: "PIRIndex | None" = None) -> tup
             raise ValueError("No model is named: add --model with a Hub id or a folder.")
         print(f"No model is named: the small one of this checkout is used, {SHIPPED_MODEL.name}.", file=sys.stderr)
         name = str(SHIPPED_MODEL)
-    model, processor = load_pretrained(name, revision)
-    return model.to(args.device or ("cuda" if torch.cuda.is_available() else "cpu")), processor
+    return load_encoder(name, revision, args.device)

@@ -2,13 +2,15 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from ..index.export import write_hits
 from ..index.hit_pictures import write_sheet
-from .options import Subparsers, add_command, add_model, load_model
+from ..index.questions.query import Query
+from .options import Subparsers, add_command, add_model, check_can_be_written, load_model
 from .text import table
 
 if TYPE_CHECKING:
@@ -24,8 +26,15 @@ def add_search(subparsers: Subparsers) -> None:
         "find the images or parts of scenes that fit a sentence or an image best",
         'pir search "planes beside a terminal" --index archive.lance -k 5 --picture found.png --geojson found.geojson',
     )
-    parser.add_argument("sentence", nargs="?", help="what to look for; or give --image")
-    parser.add_argument("--image", metavar="FILE", help="an image to find others like it")
+    parser.add_argument("sentences", nargs="*", metavar="SENTENCE", help="what to look for; several are taken together")
+    parser.add_argument("--image", action="append", default=[], metavar="FILE", help="an image to find others like it")
+    parser.add_argument("--like", action="append", default=[], metavar="ROW", help="a right hit: its id or path")
+    parser.add_argument("--unlike", action="append", default=[], metavar="ROW", help="a wrong hit: its id or path")
+    parser.add_argument("--not", dest="without", action="append", default=[], metavar="SENTENCE", help="not to be seen")
+    parser.add_argument("--each", action="store_true", help="what fits any of the sentences, not all of them")
+    parser.add_argument(
+        "--image-weight", type=float, default=0.6, help="share of --image beside sentences (default: %(default)s)"
+    )
     parser.add_argument("--index", required=True, help="folder, file or address (s3://...) of the index")
     add_model(parser, required=False)
     parser.add_argument("-k", type=int, default=10, help="hits at most (default: %(default)s)")
@@ -34,6 +43,11 @@ def add_search(subparsers: Subparsers) -> None:
     parser.add_argument("--after", default="", metavar="DATE", help="only from this day, month or year on")
     parser.add_argument("--before", default="", metavar="DATE", help="only up to this day, month or year, included")
     parser.add_argument("--box", default="", metavar="W,S,E,N", help="only what touches this box; --box=-99,46,-98,47")
+    parser.add_argument("--area", metavar="GEOJSON", help="only what touches the polygons of this file")
+    parser.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="paths, such as '*/2019/*'")
+    parser.add_argument(
+        "--group", choices=("place", "none"), default="place", help="one hit a place, or all (default: %(default)s)"
+    )
     parser.add_argument("--exact", action="store_true", help="compare all vectors, even of a large index")
     parser.add_argument("--picture", metavar="PNG", help="write the hits as a sheet of pictures")
     parser.add_argument("--geojson", metavar="FILE", help="write the hits' footprints for a map")
@@ -43,36 +57,62 @@ def _search(args: argparse.Namespace) -> int:
     """Search, print the hits, write them as a sheet and as GeoJSON."""
     from ..index.filters import filter_clause
     from ..index.pir_index import PIRIndex
-    from ..inference.images import open_image
 
-    if (args.sentence is None) == (args.image is None):
-        raise ValueError("Say what to look for: either a sentence or --image FILE.")
-    if args.sentence is not None and not args.sentence.strip():
-        raise ValueError(f"The query is empty ({args.sentence!r}): write a sentence.")
-    query = args.sentence if args.image is None else open_image(args.image)
+    query = _query(args)
+    for path in (args.picture, args.geojson):
+        check_can_be_written(path)
     clauses = [args.where, filter_clause(args.scene, args.after, args.before, args.box)]
     where = " AND ".join(f"({clause})" for clause in clauses if clause) or None
     index = PIRIndex.open(args.index)
     if where:
         index.store.count(where)  # a filter that cannot be understood is refused before the model is loaded
-    index.attach(*load_model(args, index))
+    needs_model = query.images or args.model or args.revision or args.device
+    if needs_model or ((query.sentences or query.without) and not index.use_text_encoder()):
+        index.attach(load_model(args, index))
+    doubts = index.doubts(query) if query.sentences else []
     hits = index.search(query, args.k, where, args.exact)
     if args.picture:
         write_sheet(args.picture, hits)
     if args.geojson:
         write_hits(args.geojson, hits)
-    found = [asdict(hit) for hit in hits]
-    print(json.dumps({"query": args.sentence or args.image, "hits": found}) if args.json else _search_text(hits))
+    for doubt in doubts:
+        print(f"pir search: {doubt}", file=sys.stderr)
+    asked = " ".join([*args.sentences, *args.image])
+    result = {"query": asked, "doubts": doubts, "hits": [asdict(hit) for hit in hits]}
+    print(json.dumps(result) if args.json else _search_text(hits))
     return 0
+
+
+def _query(args: argparse.Namespace) -> Query:
+    """The question that the options ask; an area and images are read, so that what is wrong with them comes first."""
+    from ..index.questions.area import Area
+    from ..inference.images import open_image
+
+    if args.area is not None:
+        Area(args.area)
+    return Query(
+        sentences=args.sentences,
+        images=[open_image(path) for path in args.image],
+        like=args.like,
+        unlike=args.unlike,
+        without=args.without,
+        combine="each" if args.each else "mean",
+        image_weight=args.image_weight,
+        area=args.area,
+        exclude=args.exclude,
+        group=args.group,
+    )
 
 
 def _search_text(hits: Sequence["Hit"]) -> str:
     """The hits as a table."""
     if not hits:
         return "nothing found"
-    rows = [("rank", "similarity", "date", "sensor", "scene", "window", "path")]
+    rows = [("rank", "similarity", "relevance", "others", "id", "date", "sensor", "scene", "window", "path")]
     for rank, hit in enumerate(hits, start=1):
         window = ",".join(map(str, hit.window or ()))
         known = (hit.date or "", hit.sensor or "", hit.scene or "")
-        rows.append((str(rank), f"{hit.similarity:.3f}", *known, window, hit.path))
+        standing = "" if hit.relevance is None else f"{hit.relevance:+.1f}"
+        others = f"+{hit.others}" if hit.others else ""
+        rows.append((str(rank), f"{hit.similarity:.3f}", standing, others, hit.id[:8], *known, window, hit.path))
     return table(rows)

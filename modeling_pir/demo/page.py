@@ -17,9 +17,8 @@ from ..index.filters import filter_clause
 from ..index.hit_pictures import THUMBNAIL_SIZE, gallery_items, hit_image
 from ..inference.belief import belief_map, belief_overlay
 from ..inference.classify import rank_sentences
+from ..inference.encoder import Encoder, PIREncoder
 from ..inference.images import open_image
-from ..modeling_pir import PIRModel
-from ..processing_pir import PIRProcessor
 from .map import draw_map
 
 if TYPE_CHECKING:
@@ -67,12 +66,11 @@ def hit_rows(hits: Sequence["Hit"]) -> list[list]:
     return rows
 
 
-def explain_hit(model: PIRModel, processor: PIRProcessor, hit: "Hit") -> tuple[Image.Image, str]:
+def explain_hit(encoder: Encoder, hit: "Hit") -> tuple[Image.Image, str]:
     """What the model looks at in a hit.
 
     Args:
-        model: with an instruction.
-        processor: its processor.
+        encoder: a PIR with an instruction.
         hit: of a search.
 
     Returns:
@@ -81,8 +79,10 @@ def explain_hit(model: PIRModel, processor: PIRProcessor, hit: "Hit") -> tuple[I
     Raises:
         ValueError: the file is gone, or the model has no instruction.
     """
+    if not isinstance(encoder, PIREncoder):
+        raise ValueError(f"A {type(encoder.model).__name__} has no belief to show: that is a part of PIR.")
     image = hit_image(hit)
-    belief = belief_map(model, processor, image)
+    belief = belief_map(encoder.model, encoder.processor, image)
     text = (
         f"**{html.escape(Path(hit.path).name)}**, similarity {hit.similarity:.3f}: the model keeps "
         f"{int(belief.kept.sum())} of {belief.kept.size} patches; those it believes least are greyed and hatched."
@@ -91,13 +91,11 @@ def explain_hit(model: PIRModel, processor: PIRProcessor, hit: "Hit") -> tuple[I
     return belief_overlay(image, belief, (round(image.width * scale), round(image.height * scale))), text
 
 
-def build_page(index: "PIRIndex", model: PIRModel, processor: PIRProcessor) -> "gradio.Blocks":
+def build_page(index: "PIRIndex") -> "gradio.Blocks":
     """The page, not yet served.
 
     Args:
-        index: what to search, made by this model.
-        model: in evaluation mode.
-        processor: its processor.
+        index: what to search, with its encoder.
 
     Raises:
         ImportError: gradio is missing.
@@ -107,7 +105,7 @@ def build_page(index: "PIRIndex", model: PIRModel, processor: PIRProcessor) -> "
     with gr.Blocks(title="PIR: search satellite images") as page:
         gr.Markdown(f"# Search {len(index):,} satellite images")
         with gr.Tab("Find images"):
-            _build_search(gr, said, index, model, processor)
+            _build_search(gr, said, index)
         with gr.Tab("Rank sentences for an image"), gr.Row():
             with gr.Column():
                 image = gr.Image(label="Image", type="pil", image_mode=None, height=320, sources=SOURCES)
@@ -117,13 +115,13 @@ def build_page(index: "PIRIndex", model: PIRModel, processor: PIRProcessor) -> "
 
             @said
             def rank(image: Image.Image | None, sentences: str) -> list[list]:
-                return [list(row) for row in rank_sentences(model, processor, image, sentences)]
+                return [list(row) for row in rank_sentences(index.encoder, image, sentences)]
 
             button.click(rank, [image, sentences], table)
     return page
 
 
-def _build_search(gr: object, said: Callable, index: "PIRIndex", model: PIRModel, processor: PIRProcessor) -> None:
+def _build_search(gr: object, said: Callable, index: "PIRIndex") -> None:
     """The page's first tab: query and filter on the left, hits, belief and map on the right."""
     with gr.Row():
         with gr.Column(scale=1):
@@ -158,7 +156,7 @@ def _build_search(gr: object, said: Callable, index: "PIRIndex", model: PIRModel
 
     @said
     def explain(hits: list, event: gr.SelectData) -> tuple[Image.Image, str]:
-        return explain_hit(model, processor, hits[event.index])
+        return explain_hit(index.encoder, hits[event.index])
 
     options = [num_hits, scene, date_from, date_to, box]
     outputs = [hits_state, gallery, map_html, table, overlay, explanation]
@@ -184,15 +182,11 @@ def _as_messages(gr: object) -> Callable[[Callable], Callable]:
     return said
 
 
-def launch(
-    index: "PIRIndex", model: PIRModel, processor: PIRProcessor, host: str = "127.0.0.1", port: int = 7860
-) -> None:
+def launch(index: "PIRIndex", host: str = "127.0.0.1", port: int = 7860) -> None:
     """Serve the page until interrupted.
 
     Args:
-        index: what to search, made by this model.
-        model: in evaluation mode.
-        processor: its processor.
+        index: what to search, with its encoder.
         host: address to listen on; "0.0.0.0" lets other machines in.
         port: to listen on.
 
@@ -200,4 +194,4 @@ def launch(
         ImportError: gradio is missing.
         OSError: the port is taken.
     """
-    build_page(index, model, processor).launch(server_name=host, server_port=port)
+    build_page(index).launch(server_name=host, server_port=port)

@@ -11,9 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ..extras import need
-from ..inference.embed import embed_images, embed_texts
-from ..modeling_pir import PIRModel
-from ..processing_pir import PIRProcessor
+from ..inference.encoder import Encoder
 from .chips import Chip, iter_chips
 from .footprint import Window
 from .heat_map import HEAT_SIZE, Place, draw_heat, heat_map, write_geotiff
@@ -44,8 +42,7 @@ class Localization:
 
 
 def localize(
-    model: PIRModel,
-    processor: PIRProcessor,
+    encoder: Encoder,
     path: str | Path,
     sentence: str,
     output_dir: str | Path,
@@ -64,8 +61,7 @@ def localize(
     written; the latter holds the cosine as float32 in the scene's CRS, NaN where there is no data.
 
     Args:
-        model: in evaluation mode.
-        processor: its processor.
+        encoder: of `load_encoder`.
         path: a georeferenced scene, or any image.
         sentence: what to look for.
         output_dir: folder of the two files; made if missing.
@@ -92,10 +88,10 @@ def localize(
     chips = iter_chips(path, chip_size, ground_resolution, overlap, bands)
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    text_embed = embed_texts(model, processor, [sentence])[0]  # (projection_dim,)
+    text_embed = encoder.embed_texts([sentence])[0]  # (projection_dim,)
     places: list[Place] = []
-    image_embeds = embed_images(
-        model, processor, _images(chips, places), batch_size, progress=Path(path).name if progress else None
+    image_embeds = encoder.embed_images(
+        _images(chips, places), batch_size, progress=Path(path).name if progress else None
     )
     for place, similarity in zip(places, (image_embeds @ text_embed).tolist(), strict=True):
         place.similarity = similarity

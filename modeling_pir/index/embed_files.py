@@ -20,8 +20,7 @@ from .scan import file_hash
 from .stores.columns import Row
 
 if TYPE_CHECKING:
-    from ..modeling_pir import PIRModel
-    from ..processing_pir import PIRProcessor
+    from ..inference.encoder import Encoder
 
 
 GROUP_PIXELS = 40_000_000  # of images that wait to be embedded, so that large ones do not fill the memory
@@ -139,8 +138,7 @@ def _groups(records: Iterable[_Record], num_images: int) -> Iterator[list[_Recor
 
 
 def embed_files(
-    model: PIRModel,
-    processor: PIRProcessor,
+    encoder: Encoder,
     files: Iterable[str],
     chips: ChipOptions = DEFAULT_CHIPS,
     labels: Mapping[str, Mapping[str, str]] | None = None,
@@ -150,8 +148,7 @@ def embed_files(
     """Embed files, images of several files together.
 
     Args:
-        model: in evaluation mode.
-        processor: its processor.
+        encoder: of `load_encoder`.
         files: absolute paths.
         chips: how scenes are cut.
         labels: see [`Scan`].
@@ -161,14 +158,12 @@ def embed_files(
     Yields:
         Each file once, complete, in order.
     """
-    from ..inference.embed import embed_images
-
     rows: list[Row] = []  # of the file that is being read
     vectors: list[np.ndarray] = []
-    no_vector = np.empty((0, model.config.projection_dim), dtype=np.float32)
+    no_vector = np.empty((0, encoder.dim), dtype=np.float32)
     for group in _groups(_records(files, chips, labels or {}, progress), batch_size):
         images = [record.image for record in group if record.image is not None]
-        embeddings = iter(embed_images(model, processor, images, batch_size).numpy())
+        embeddings = iter(encoder.embed_images(images, batch_size).numpy())
         for record in group:
             if record.image is not None:
                 rows.append(record.row)
@@ -202,10 +197,11 @@ def ray_embed_files(
     Yields:
         Each file once, in the order in which they are done.
     """
+    from ..inference.ray_workers import run_on_ray  # which imports torch
+
     groups = list(_file_groups(files))
     items = [(group, {path: labels[path] for path in group if path in labels}) for group in groups]
     work = partial(_embed_group, chips=chips, batch_size=batch_size)
-    from ..inference.ray_workers import run_on_ray  # torch: not for a scan
 
     for group in run_on_ray(work, items, description, **cluster):
         yield from group
@@ -226,12 +222,11 @@ def _file_groups(files: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _embed_group(
-    model: PIRModel,
-    processor: PIRProcessor,
+    encoder: Encoder,
     item: tuple[list[str], dict[str, dict[str, str]]],
     chips: ChipOptions,
     batch_size: int,
 ) -> list[EmbeddedFile]:
     """A group of files, embedded."""
     files, labels = item
-    return list(embed_files(model, processor, files, chips, labels, batch_size))
+    return list(embed_files(encoder, files, chips, labels, batch_size))

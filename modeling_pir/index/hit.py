@@ -25,6 +25,9 @@ class Hit:
         scene: label.
         size: of the file, bytes.
         time: last change of the file, seconds since 1970.
+        relevance: standard deviations by which the similarity stands above what the query gets from the archive at
+            large; None where the archive does not vary.
+        others: rows of the same place that the hit stands for, where hits are grouped.
     """
 
     id: str
@@ -39,9 +42,11 @@ class Hit:
     scene: str | None
     size: int | None
     time: float | None
+    relevance: float | None = None
+    others: int = 0
 
     @classmethod
-    def from_row(cls, row: Row, similarity: float) -> Hit:
+    def from_row(cls, row: Row, similarity: float, relevance: float | None = None, others: int = 0) -> Hit:
         """A hit from a row of the index."""
         window = tuple(row[name] for name in ("col_off", "row_off", "width", "height"))
         bounds = tuple(row[name] for name in ("minx", "miny", "maxx", "maxy"))
@@ -52,5 +57,7 @@ class Hit:
             window=None if None in window else window,
             bounds=None if None in bounds else bounds,
             footprint=footprint,
+            relevance=relevance,
+            others=others,
             **same,
         )

@@ -1,6 +1,6 @@
 """An index of an archive: add images and scenes, find them by a sentence or an image, keep it up to date.
 
-    index = PIRIndex.create("archive.lance", model, processor)
+    index = PIRIndex.create("archive.lance", load_encoder("org/pir-rsicd"))
     index.add("/data/archive")
     for hit in index.search("planes beside a terminal", k=5, where="date >= '2020'"):
         print(hit.similarity, hit.path, hit.window)
@@ -25,26 +25,34 @@ import numpy as np
 from PIL import Image
 
 from ..geo.raster import is_georaster
-from ..hub.identity import describe_model
 from ..inference.images import open_image
 from .embed_files import DEFAULT_CHIPS, ChipOptions, EmbeddedFile, embed_files
 from .export import export_rows
 from .hit import Hit
 from .lock import holding, writer_lock
+from .questions.answer import answer, check_marks, find_rows, query_vectors, unit_vector
+from .questions.bank import bank_embeds, bank_sentences
+from .questions.doubts import doubts_about, shattered_below
+from .questions.query import Query, as_query
+from .questions.ranking import hubness, is_chance
 from .rows import image_row
 from .scan import Scan, list_files, scan_files
-from .stores.columns import FileState
+from .stores.columns import FileState, Row
 from .stores.lance_store import LanceStore
 from .stores.sqlite_store import ExactStore
 
 if TYPE_CHECKING:
     import torch
 
+    from ..inference.encoder import Encoder
+    from ..inference.onnx_text import OnnxTextEncoder
     from ..modeling_pir import PIRModel
     from ..processing_pir import PIRProcessor
 
 
 COMMIT_ROWS = 10_000  # rows that are written at once, unless
+SAMPLE_ROWS = 1_000  # of the archive, for what a query gets from it at large
+MIN_ROWS_OF_CHANCE = 200  # below, too few rows tell what stands out
 COMMIT_SECONDS = 20.0  # it is so long since the last were: what a crash can cost
 Source = str | Path | Sequence[str | Path] | Iterable[tuple[Image.Image, Mapping[str, object]]]
 
@@ -75,20 +83,19 @@ class PIRIndex:
 
     Args:
         store: rows and vectors.
-        model: the one the index was made by; needed to add, and to search by sentence or image.
-        processor: its processor.
+        encoder: the one the index was made by; needed to add, and to search by an image.
 
     Attributes:
         path: of the index.
-        metadata: `model_id`, `revision`, `weights` and `dim` of its model, see [`describe_model`].
+        metadata: `model_id`, `revision`, `weights`, `dim` and `family` of its model, see `Encoder.describe`.
+        text_encoder: embeds sentences where there is no encoder, see [`PIRIndex.use_text_encoder`].
     """
 
-    def __init__(
-        self, store: LanceStore | ExactStore, model: PIRModel | None = None, processor: PIRProcessor | None = None
-    ) -> None:
+    def __init__(self, store: LanceStore | ExactStore, encoder: Encoder | None = None) -> None:
         self.store = store
-        self.model = model
-        self.processor = processor
+        self.encoder = encoder
+        self.text_encoder: OnnxTextEncoder | None = None
+        self._sample: tuple[int, np.ndarray] | None = None
         self.path: str = store.path
         self.metadata: dict = store.metadata
         self._lock = None if _is_address(store.path) else writer_lock(store.path)
@@ -97,20 +104,16 @@ class PIRIndex:
     def create(
         cls,
         path: str | Path,
-        model: PIRModel,
-        processor: PIRProcessor,
-        model_id: str | None = None,
-        revision: str | None = None,
+        model: Encoder | PIRModel,
+        processor: PIRProcessor | None = None,
         engine: Literal["lance", "exact"] | None = None,
     ) -> PIRIndex:
         """Make an empty index.
 
         Args:
             path: folder or object storage address of the Lance table, or file of the exact index; must not exist.
-            model: in evaluation mode.
-            processor: its processor.
-            model_id: Hub id or folder that the index names as its model; None takes the one it was loaded from.
-            revision: likewise, on the Hub.
+            model: an encoder of `load_encoder`, or a PIR model in evaluation mode.
+            processor: of a PIR model.
             engine: "lance" or "exact"; None takes Lance if lancedb is installed.
 
         Returns:
@@ -124,9 +127,10 @@ class PIRIndex:
         path = _full_path(path)
         engine = engine or ("lance" if importlib.util.find_spec("lancedb") else "exact")
         store_class = {"lance": LanceStore, "exact": ExactStore}[engine]
-        description = describe_model(model, model_id, revision)
+        encoder = _as_encoder(model, processor)
+        description = encoder.describe()
         if _is_address(path):
-            return cls(store_class.create(path, description), model, processor)
+            return cls(store_class.create(path, description), encoder)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         lock = writer_lock(path)
         with holding(lock):
@@ -141,16 +145,19 @@ class PIRIndex:
                 _remove(partial)
         if engine == "lance":  # whose own lock lies in its folder from here on
             Path(lock.lock_file).unlink(missing_ok=True)
-        return cls(store_class(path), model, processor)
+        return cls(store_class(path), encoder)
 
     @classmethod
-    def open(cls, path: str | Path, model: PIRModel | None = None, processor: PIRProcessor | None = None) -> PIRIndex:
+    def open(
+        cls, path: str | Path, model: Encoder | PIRModel | None = None, processor: PIRProcessor | None = None
+    ) -> PIRIndex:
         """Open an index.
 
         Args:
             path: of the index.
-            model: the one it was made by; None to search by vectors, to delete and to export only.
-            processor: its processor.
+            model: the encoder or the PIR model it was made by; None to search by vectors, to delete and to export
+                only.
+            processor: of a PIR model.
 
         Returns:
             The index.
@@ -167,28 +174,36 @@ class PIRIndex:
             index.attach(model, processor)
         return index
 
-    def attach(self, model: PIRModel, processor: PIRProcessor | None) -> None:
+    def attach(self, model: Encoder | PIRModel, processor: PIRProcessor | None = None) -> None:
         """Give an index that was opened without one the model that made it.
 
         Args:
-            model: in evaluation mode.
-            processor: its processor.
+            model: an encoder of `load_encoder`, or a PIR model in evaluation mode.
+            processor: of a PIR model.
 
         Raises:
             ValueError: another model, whose vectors mean something else.
         """
-        self._check_model(model)
-        self.model, self.processor = model, processor
-
-    def _check_model(self, model: PIRModel) -> None:
-        """Refuse a model of other weights."""
-        given, own = describe_model(model), self.metadata
+        encoder = _as_encoder(model, processor)
+        given, own = encoder.describe(), self.metadata
         if given["weights"] != own["weights"]:
             raise ValueError(
                 f"The index {self.path} was made by {_model_name(own)}, not by {_model_name(given)}, and "
                 f"vectors of two models cannot be compared: load the former, or make a new index with: "
                 f"pir index FOLDER --index NEW_INDEX --model {given['model_id'] or 'MODEL'}"
             )
+        self.encoder = encoder
+
+    def use_text_encoder(self) -> bool:
+        """Embed sentences by the exported text side of the model, if there is one: it starts without torch.
+
+        Returns:
+            Whether there is one.
+        """
+        from ..inference.onnx_text import find_text_encoder
+
+        self.text_encoder = find_text_encoder(self.metadata["weights"])
+        return self.text_encoder is not None
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -283,9 +298,7 @@ class PIRIndex:
             if not isinstance(first, str | Path):
                 return self._add_images(sources, batch_size)
             scan = self.scan(*sources)
-            files = embed_files(
-                self.model, self.processor, scan.new + scan.changed, chips, scan.labels, batch_size, progress
-            )
+            files = embed_files(self.encoder, scan.new + scan.changed, chips, scan.labels, batch_size, progress)
             return self.write(files, scan, delete_gone)
 
     def _add_images(self, images: Iterable[tuple[Image.Image, Mapping[str, object]]], batch_size: int) -> AddReport:
@@ -298,7 +311,7 @@ class PIRIndex:
         self, images: Iterable[tuple[Image.Image, Mapping[str, object]]], known: dict, scan: Scan, batch_size: int
     ) -> Iterator[EmbeddedFile]:
         """Embed those that are not known; what becomes of the others is noted in the scan."""
-        from ..inference.embed import batched, embed_images
+        from ..inference.embed import batched
 
         rows = ((image, image_row(image, metadata)) for image, metadata in images)
         for batch in batched(rows, batch_size):
@@ -312,7 +325,7 @@ class PIRIndex:
                     scan.changed.append(row["path"])
                 known[row["path"]] = FileState(None, None, row["hash"])  # it may come once more
                 wanted.append((open_image(image), row))
-            embeddings = embed_images(self.model, self.processor, [image for image, _ in wanted], batch_size).numpy()
+            embeddings = self.encoder.embed_images([image for image, _ in wanted], batch_size).numpy()
             for (_, row), vector in zip(wanted, embeddings, strict=True):
                 yield EmbeddedFile(row["path"], [row], vector[None])
 
@@ -363,6 +376,7 @@ class PIRIndex:
                 continue
             rows = [row for file in chosen for row in file.rows]
             embeddings = np.concatenate([file.embeddings for file in chosen])
+            self._note_hubness(rows, embeddings)
             if are_changed:
                 self.store.replace([file.path for file in chosen], rows, embeddings)
             else:
@@ -370,62 +384,111 @@ class PIRIndex:
             report.added += len(rows)
             report.unplaced += [file.path for file in chosen if _is_unplaced(file)]
 
+    def _note_hubness(self, rows: Sequence[Row], embeddings: np.ndarray) -> None:
+        """Put the rows' hubness into them, where the model is at hand and scales its cosines."""
+        if self.encoder is None or self.encoder.logit_scale is None:
+            return
+        offsets = hubness(embeddings, bank_embeds(self.encoder, self.metadata["weights"]), self.encoder.logit_scale)
+        for row, offset in zip(rows, offsets.tolist(), strict=True):
+            row["hubness"] = offset
+
     def search(
         self,
-        query: str | Image.Image | torch.Tensor | np.ndarray,
+        query: str | Image.Image | torch.Tensor | np.ndarray | Query,
         k: int = 10,
         where: str | None = None,
         exact: bool = False,
     ) -> list[Hit]:
-        """Find what is most similar to a sentence, an image or a vector.
+        """Find what fits a question best.
 
         Args:
-            query: a sentence, an image of any mode, or (projection_dim,) of any length.
+            query: a sentence, an image of any mode, a vector (dim,) of any length, or a [`Query`] of several parts.
             k: hits at most; fewer if the index, or what the filter leaves of it, is smaller.
             where: SQL over the columns of the index (`stores.columns.COLUMNS`), such as "scene = 'airport'".
             exact: compare all vectors even where there is an approximate index.
 
         Returns:
-            Hits, most similar first.
+            Hits, the best first: by their cosine, for sentences less half of the rows' hubness.
 
         Raises:
-            ValueError: an empty or unfit query, k below 1, a filter that cannot be understood, or no model.
+            ValueError: an empty or unfit query, k below 1, a filter or an area that cannot be understood, a row that
+                is not there, or no model.
+            ImportError: an area, and shapely is missing.
         """
         if k < 1:
             raise ValueError(f"k is {k}, but it has to be at least 1.")
         if where is not None and not where.strip():
             raise ValueError("The filter is empty: leave it out, or write SQL such as \"scene = 'airport'\".")
-        found = self.store.nearest(self._embed_query(query), k, where, exact)
-        return [Hit.from_row(row, similarity) for row, similarity in found]
+        query = as_query(query)
+        right, wrong = (find_rows(self.store, names) for names in (query.like, query.unlike))
+        check_marks(right, wrong)
+        vectors = self._query_vectors(query, right, wrong)
+        marked = frozenset(right) | frozenset(wrong)
+        found = answer(self.store, query, vectors, marked, self.sample(), k, where, exact)
+        return [Hit.from_row(one.row, one.similarity, one.relevance, one.others) for one in found]
 
-    def _embed_query(self, query: str | Image.Image | torch.Tensor | np.ndarray) -> np.ndarray:
-        """(projection_dim,) float32, unit norm."""
-        import torch
+    def _query_vectors(self, query: Query, right: Mapping[str, np.ndarray], wrong: Mapping) -> np.ndarray:
+        """(vectors, dim) float32, unit norm."""
+        dim = self.metadata["dim"]
+        given = [unit_vector(vector, dim) for vector in query.vectors]
+        if query.images:
+            self._need_model()
+            given += list(self.encoder.embed_images([open_image(image) for image in query.images]).numpy())
+        parts = (self._embed_texts(query.sentences), self._embed_texts(query.without), given)
+        rows = (list(right.values()), list(wrong.values()))
+        return query_vectors(query, *(np.reshape(part, (len(part), dim)) for part in (*parts, *rows)))
 
-        from ..inference.embed import embed_images, embed_texts
-
-        if isinstance(query, torch.Tensor | np.ndarray):
-            vector = np.asarray(torch.as_tensor(query).detach().float().cpu()).reshape(-1)
-            norm = float(np.linalg.norm(vector))
-            if vector.size != self.metadata["dim"] or not np.isfinite(norm) or norm == 0:
-                raise ValueError(
-                    f"The query has {vector.size} values and norm {norm:.3g}: it has to be one vector of "
-                    f"{self.metadata['dim']} finite values, not all of them zero."
-                )
-            return vector / norm
-        if isinstance(query, str) and not query.strip():
-            raise ValueError(f"The query is empty ({query!r}): write a sentence.")
+    def _embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """(texts, dim) float32, unit norm."""
+        if not texts:
+            return np.empty((0, self.metadata["dim"]), dtype=np.float32)
+        if self.encoder is None and self.text_encoder is not None:
+            return self.text_encoder.embed_texts(texts)
         self._need_model()
-        if isinstance(query, str):
-            return embed_texts(self.model, self.processor, [query])[0].numpy()
-        return embed_images(self.model, self.processor, [open_image(query)])[0].numpy()
+        return self.encoder.embed_texts(list(texts)).numpy()
+
+    def sample(self) -> np.ndarray:
+        """Vectors (rows, dim) of the archive at random, at most `SAMPLE_ROWS`; what any query gets from it at large."""
+        num_rows = len(self)
+        if self._sample is None or self._sample[0] != num_rows:
+            chosen = np.random.default_rng(0).permutation(num_rows)[:SAMPLE_ROWS]
+            vectors = self.store.vectors_at(np.sort(chosen)) if num_rows else np.empty((0, self.metadata["dim"]))
+            self._sample = num_rows, vectors
+        return self._sample[1]
+
+    def doubts(self, query: str | Query) -> list[str]:
+        """What is doubtful about the sentences of a question: unknown or cut words, or nothing that they find.
+
+        Args:
+            query: a sentence, or a [`Query`], of which the sentences are judged.
+
+        Returns:
+            Sentences for the user; none where there is no doubt, or where the model's tokenizer cannot be asked.
+
+        Raises:
+            ValueError: no model.
+        """
+        source = self.encoder or self.text_encoder
+        if source is None:
+            self._need_model()
+        if source.reading is None:
+            return []
+        threshold = shattered_below(bank_sentences(), source.reading.tokenizer)
+        found = []
+        for text in as_query(query).sentences:
+            doubts = doubts_about(text, source.reading, threshold)
+            if not doubts and len(self) >= MIN_ROWS_OF_CHANCE:
+                bank = self.text_encoder.bank if self.encoder is None else bank_embeds(source, self.metadata["weights"])
+                if is_chance(self._embed_texts([text])[0], self.sample(), bank):
+                    doubts = [f"No row of the index stands out for {text!r}: the hits may be chance."]
+            found += doubts
+        return found
 
     def _need_model(self) -> None:
         """Refuse what needs a model where there is none."""
-        if self.model is None or self.processor is None:
+        if self.encoder is None:
             raise ValueError(
-                f"The index {self.path} was opened without a model: open it with {_model_name(self.metadata)} and its "
-                "processor."
+                f"The index {self.path} was opened without a model: open it with {_model_name(self.metadata)}."
             )
 
     def delete(self, where: str | None = None, paths: Sequence[str | Path] | None = None) -> int:
@@ -497,6 +560,13 @@ class PIRIndex:
 def _is_address(path: str | Path) -> bool:
     """Whether a path is one of object storage, such as s3://bucket/archive.lance."""
     return "://" in str(path)
+
+
+def _as_encoder(model: Encoder | PIRModel, processor: PIRProcessor | None) -> Encoder:
+    """An encoder as it is, or PIR with its processor as one."""
+    from ..inference.encoder import Encoder, PIREncoder
+
+    return model if isinstance(model, Encoder) else PIREncoder(model, processor)
 
 
 def _full_path(path: str | Path) -> str:

@@ -2,20 +2,15 @@
 
 from PIL import Image
 
-from ..modeling_pir import PIRModel
-from ..processing_pir import PIRProcessor
-from .embed import embed_images, embed_texts
+from .encoder import Encoder
 from .images import open_image
 
 
-def rank_sentences(
-    model: PIRModel, processor: PIRProcessor, image: Image.Image | None, sentences: str
-) -> list[tuple[int, float, str]]:
+def rank_sentences(encoder: Encoder, image: Image.Image | None, sentences: str) -> list[tuple[int, float, str]]:
     """The other way round: which of the given sentences fits an image best.
 
     Args:
-        model: in evaluation mode.
-        processor: its processor.
+        encoder: of `load_encoder`.
         image: of any mode.
         sentences: one per line; empty lines are passed over, and one that is there twice is ranked once.
 
@@ -29,7 +24,7 @@ def rank_sentences(
     if image is None or not texts:
         missing = "image" if image is None else "sentence"
         raise ValueError(f"There is no {missing}: choose an image, and write sentences, one per line.")
-    image_embeds = embed_images(model, processor, [open_image(image)])
-    similarity = (embed_texts(model, processor, texts) @ image_embeds.T)[:, 0].tolist()  # (texts,)
+    image_embeds = encoder.embed_images([open_image(image)])
+    similarity = (encoder.embed_texts(texts) @ image_embeds.T)[:, 0].tolist()  # (texts,)
     ranked = sorted(zip(similarity, texts, strict=True), key=lambda pair: -pair[0])
     return [(rank, round(value, 4), text) for rank, (value, text) in enumerate(ranked, start=1)]

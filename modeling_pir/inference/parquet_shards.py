@@ -19,10 +19,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..extras import need
-from ..hub.identity import describe_model
-from ..modeling_pir import PIRModel
-from ..processing_pir import PIRProcessor
-from .embed import embed_images
+from .encoder import Encoder
 from .images import open_image
 from .ray_workers import run_on_ray
 
@@ -106,8 +103,7 @@ def _parquet_files(filesystem: fsspec.AbstractFileSystem, path: str) -> list[str
 
 
 def embed_shard(
-    model: PIRModel,
-    processor: PIRProcessor,
+    encoder: Encoder,
     shard: Shard,
     description: Mapping[str, object],
     image_column: str = "image",
@@ -121,10 +117,9 @@ def embed_shard(
     under its name only when it is complete.
 
     Args:
-        model: in evaluation mode.
-        processor: its processor.
+        encoder: of `load_encoder`.
         shard: input and output.
-        description: of the model, see [`index.describe_model`].
+        description: of the model, see `Encoder.describe`.
         image_column: column of encoded images: bytes, or a struct with bytes or path as `datasets` writes it.
         batch_size: images encoded at once.
         progress: whether to show a progress bar.
@@ -154,7 +149,7 @@ def embed_shard(
                 tqdm(total=source.metadata.num_rows, desc=shard.source, unit="image", disable=not progress) as bar,
             ):
                 for batch in source.iter_batches(batch_size):
-                    writer.write_batch(_embed_batch(model, processor, batch, image_column, schema, report))
+                    writer.write_batch(_embed_batch(encoder, batch, image_column, schema, report))
                     bar.update(batch.num_rows)
         filesystem.mv(partial_output, output)
     except (pa.ArrowInvalid, FileNotFoundError) as error:
@@ -195,8 +190,7 @@ def _output_schema(schema: "pa.Schema", image_column: str, description: Mapping[
 
 
 def _embed_batch(
-    model: PIRModel,
-    processor: PIRProcessor,
+    encoder: Encoder,
     batch: "pa.RecordBatch",
     image_column: str,
     schema: "pa.Schema",
@@ -215,7 +209,7 @@ def _embed_batch(
             errors.append(str(error))
     is_bad = np.array([error is not None for error in errors])
     vectors = np.zeros((len(errors), schema.field("embedding").type.list_size), dtype=np.float32)
-    vectors[~is_bad] = embed_images(model, processor, images, max(1, len(images))).numpy()
+    vectors[~is_bad] = encoder.embed_images(images, max(1, len(images))).numpy()
     embedding = pa.FixedSizeListArray.from_arrays(vectors.ravel(), vectors.shape[1], mask=pa.array(is_bad))
     report.rows += batch.num_rows
     kept = [batch.column(name) for name in schema.names[:-2]]
@@ -234,17 +228,16 @@ def _decode(value: bytes | dict | None) -> Image.Image:
 
 
 def embed_shards(
-    model: PIRModel,
-    processor: PIRProcessor,
+    encoder: Encoder,
     shards: Sequence[Shard],
     image_column: str = "image",
     batch_size: int = 64,
     progress: bool = False,
 ) -> Iterator[ShardReport]:
     """[`embed_shard`] for all, here and one after another; several processes may share the work."""
-    description = describe_model(model)
+    description = encoder.describe()
     for shard in shards:
-        yield embed_shard(model, processor, shard, description, image_column, batch_size, progress)
+        yield embed_shard(encoder, shard, description, image_column, batch_size, progress)
 
 
 def ray_embed_shards(

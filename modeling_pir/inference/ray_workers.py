@@ -6,16 +6,11 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 
-import torch
-
 from ..extras import need
-from ..hub.identity import describe_model
-from ..hub.pretrained import load_pretrained
-from ..modeling_pir import PIRModel
-from ..processing_pir import PIRProcessor
+from .encoder import Encoder, load_encoder
 
 MIN_LOCAL_CPUS = 4  # that Ray is told of: with fewer, workers that hold them all can starve its own tasks
-Work = Callable[[PIRModel, PIRProcessor, object], object]
+Work = Callable[[Encoder, object], object]
 
 
 def import_ray() -> ModuleType:
@@ -33,14 +28,13 @@ class _Worker:
     """
 
     def __init__(self, description: Mapping[str, object]) -> None:
-        self.model, self.processor = load_pretrained(description["model_id"], description["revision"])
-        self.model.to("cuda" if torch.cuda.is_available() else "cpu")
-        if describe_model(self.model)["weights"] != description["weights"]:
+        self.encoder = load_encoder(description["model_id"], description["revision"])
+        if self.encoder.describe()["weights"] != description["weights"]:
             raise ValueError(f"{description['model_id']} has other weights on this node: copy the same ones to all.")
 
     def __call__(self, row: dict[str, bytes]) -> dict[str, bytes]:
         work, item = pickle.loads(row["task"])
-        return {"result": pickle.dumps(work(self.model, self.processor, item))}
+        return {"result": pickle.dumps(work(self.encoder, item))}
 
 
 def run_on_ray(
@@ -54,7 +48,7 @@ def run_on_ray(
     """Do work with the model for each item, on Ray Data; an item whose node is lost is done again elsewhere.
 
     Args:
-        work: function of model, processor and item, which can be pickled.
+        work: function of an encoder and an item, which can be pickled.
         items: what it is called with.
         description: of the model: its id or folder, which every node can load.
         address: of a cluster, "auto" for the one this machine belongs to; None starts Ray on this machine alone.

@@ -14,8 +14,8 @@ from PIL import Image
 from modeling_pir import PIRModel
 from modeling_pir.cli import main as cli
 from modeling_pir.convert.convert_pir_checkpoint_to_hf import Flags
-from modeling_pir.hub.pretrained import load_pretrained
 from modeling_pir.index.pir_index import PIRIndex
+from modeling_pir.inference.encoder import PIREncoder, load_encoder
 
 pytest.importorskip("lancedb")
 
@@ -99,7 +99,7 @@ def test_another_revision_is_looked_at_even_if_no_file_has_changed(run, archive,
 
     def load(args, index):
         loaded.append(args.revision)
-        return load_pretrained(args.model)
+        return load_encoder(str(args.model))
 
     monkeypatch.setattr("modeling_pir.cli.index.load_model", load)
     run("index", archive, "--index", indexed, "--model", model_folder, "--revision", "other")
@@ -128,9 +128,17 @@ def test_search_prints_the_ranking_of_the_index(run, indexed, tiny_model, tiny_p
     code, out, _ = run("search", "a forest", "--index", indexed, "-k", 3)
     assert code == 0
     head, *lines = out.splitlines()
-    assert head.split() == ["rank", "similarity", "window", "path"]  # columns with nothing in them are left out
+    assert head.split() == [
+        "rank",
+        "similarity",
+        "relevance",
+        "id",
+        "window",
+        "path",
+    ]  # columns with nothing in them are left out
     for rank, (line, hit) in enumerate(zip(lines, expected, strict=True), start=1):
-        assert line.split() == [str(rank), f"{hit.similarity:.3f}", "0,0,48,40", hit.path]
+        values = [f"{hit.similarity:.3f}", f"{hit.relevance:+.1f}", hit.id[:8], "0,0,48,40", hit.path]
+        assert line.split() == [str(rank), *values]
     hits = json.loads(run("search", "a forest", "--index", indexed, "-k", 3, "--json")[1])["hits"]
     assert [hit["id"] for hit in hits] == [hit.id for hit in expected]
 
@@ -153,7 +161,7 @@ def test_search_draws_a_sheet_and_writes_a_map(run, archive, indexed, tmp_path):
 
 
 def test_search_filters_by_options_and_sql(run, tiny_images, tiny_model, tiny_processor, model_folder, tmp_path):
-    index = PIRIndex.create(tmp_path / "filled", tiny_model, tiny_processor, model_id=str(model_folder))
+    index = PIRIndex.create(tmp_path / "filled", PIREncoder(tiny_model, tiny_processor, str(model_folder)))
     fields = [
         {"path": "old", "scene": "airport", "date": "2012-05-01", "bounds": (10, 50, 11, 51)},
         {"path": "new", "scene": "airport", "date": "2020-05-01", "bounds": (10, 50, 11, 51)},
@@ -162,7 +170,7 @@ def test_search_filters_by_options_and_sql(run, tiny_images, tiny_model, tiny_pr
     index.add(zip(tiny_images, fields, strict=False))
 
     def found(*options):
-        code, out, _ = run("search", "a", "--index", index.path, "--json", *options)
+        code, out, _ = run("search", "a", "--index", index.path, "--json", "--group", "none", *options)
         assert code == 0
         return sorted(hit["path"] for hit in json.loads(out)["hits"])
 
@@ -171,6 +179,8 @@ def test_search_filters_by_options_and_sql(run, tiny_images, tiny_model, tiny_pr
     assert found("--box=9,49,12,52") == ["new", "old"]
     assert found("--where", "date > '2019' OR scene = 'x'", "--scene", "forest") == ["far"]
     assert found("--scene", "desert") == []
+    assert found("--exclude", "o*", "--exclude", "far") == ["new"]
+    assert found("--group", "place") in (["far", "new"], ["far", "old"])
     assert run("search", "a", "--index", index.path, "--scene", "desert")[1] == "nothing found\n"
 
 
@@ -178,8 +188,12 @@ def test_search_filters_by_options_and_sql(run, tiny_images, tiny_model, tiny_pr
     ("arguments", "message"),
     [
         (["search", " ", "--index", "INDEX"], "query is empty"),
-        (["search", "--index", "INDEX"], "either a sentence or --image"),
-        (["search", "a", "--index", "INDEX", "--image", "x.png"], "either a sentence or --image"),
+        (["search", "--index", "INDEX"], "query is empty"),
+        (["search", "a", "--index", "INDEX", "--like", "abcd", "--unlike", "abcd"], "both as right and as wrong"),
+        (["search", "--index", "INDEX", "--like", "abcd"], "has no row 'abcd'"),
+        (["search", "a", "--index", "INDEX", "--area", "/no.geojson"], "/no.geojson cannot be read"),
+        (["search", "a", "--index", "INDEX", "--picture", "/no/sheet.png"], "/no/sheet.png cannot be written"),
+        (["search", "a", "--index", "INDEX", "--image-weight", "2"], "weight of the images is 2.0"),
         (["search", "a", "--index", "INDEX", "-k", "0"], "k is 0"),
         (["search", "a", "--index", "INDEX", "--where", "date >>"], "cannot be understood"),
         (["search", "a", "--index", "INDEX", "--box", "1,2"], "is no box"),
@@ -229,7 +243,7 @@ def test_interrupted_index_keeps_what_it_wrote(run, archive, model_folder, tmp_p
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("modeling_pir.inference.embed.embed_images", interrupted)
+    monkeypatch.setattr("modeling_pir.inference.encoder.Encoder.embed_images", interrupted)
     code, _, err = run("index", archive, "--index", tmp_path / "index", "--model", model_folder)
     assert code == 130 and "run it again for the rest" in err
     monkeypatch.undo()
@@ -292,8 +306,8 @@ def test_demo_hands_index_and_model_to_the_page(run, indexed, monkeypatch):
     launched = []
     monkeypatch.setattr("modeling_pir.demo.page.launch", lambda *arguments: launched.append(arguments))
     assert run("demo", "--index", indexed, "--port", 1234)[0] == 0
-    (index, model, _, host, port), *_ = launched
-    assert (len(index), index.model is model, host, port) == (4, True, "127.0.0.1", 1234)
+    (index, host, port), *_ = launched
+    assert (len(index), index.encoder is not None, host, port) == (4, True, "127.0.0.1", 1234)
 
 
 def test_demo_of_a_folder_indexes_it_with_the_model_of_the_checkout(run, archive, model_folder, monkeypatch, capsys):

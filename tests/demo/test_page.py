@@ -20,6 +20,7 @@ from modeling_pir.index.hit_pictures import gallery_items, hit_image
 from modeling_pir.index.pir_index import PIRIndex
 from modeling_pir.inference.classify import rank_sentences
 from modeling_pir.inference.embed import embed_images, embed_texts
+from modeling_pir.inference.encoder import PIREncoder
 
 SVG = "{http://www.w3.org/2000/svg}"
 CHROMIUM = shutil.which("chromium")
@@ -214,7 +215,7 @@ def test_table_has_a_value_for_each_column(hits):
 
 
 def test_click_shows_what_the_model_keeps(hits, tiny_model, tiny_processor):
-    overlay, text = explain_hit(tiny_model, tiny_processor, hits[0])
+    overlay, text = explain_hit(PIREncoder(tiny_model, tiny_processor), hits[0])
     num_kept = int(re.search(r"keeps (\d+) of 64 patches", text)[1])
     assert overlay.size == (512, 427) and num_kept in (39, 40)  # 40 tokens, of which the pooled one may be one
     untouched = Image.open(hits[0].path).resize(overlay.size, Image.Resampling.BICUBIC)
@@ -224,7 +225,7 @@ def test_click_shows_what_the_model_keeps(hits, tiny_model, tiny_processor):
 
 def test_sentences_are_ranked_by_similarity(tiny_images, tiny_model, tiny_processor):
     lines = "a green square\n\n  two airport \nthe harbor\na green square\n"
-    ranked = rank_sentences(tiny_model, tiny_processor, tiny_images[0].convert("RGBA"), lines)
+    ranked = rank_sentences(PIREncoder(tiny_model, tiny_processor), tiny_images[0].convert("RGBA"), lines)
     texts = ["a green square", "two airport", "the harbor"]
     expected = (
         embed_texts(tiny_model, tiny_processor, texts) @ embed_images(tiny_model, tiny_processor, tiny_images[:1]).T
@@ -236,9 +237,9 @@ def test_sentences_are_ranked_by_similarity(tiny_images, tiny_model, tiny_proces
 
 def test_ranking_without_an_image_or_a_sentence_is_refused(tiny_images):
     with pytest.raises(ValueError, match="There is no image"):
-        rank_sentences(None, None, None, "a field")
+        rank_sentences(None, None, "a field")
     with pytest.raises(ValueError, match="There is no sentence"):
-        rank_sentences(None, None, tiny_images[0], " \n ")
+        rank_sentences(None, tiny_images[0], " \n ")
 
 
 def read_map(hits):
@@ -294,7 +295,7 @@ def test_map_asks_for_nothing_from_elsewhere(hits):
 def test_missing_gradio_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(ImportError, match=r"pip install 'modeling-pir\[demo\]'"):
-        launch(None, None, None)
+        launch(None)
 
 
 @pytest.fixture
@@ -310,7 +311,7 @@ def served(hits, tiny_model, tiny_processor, monkeypatch):
 
     monkeypatch.setattr(socket, "getaddrinfo", guarded)
     index = FakeIndex(hits)
-    page = build_page(index, tiny_model, tiny_processor)
+    page = build_page(index)
     _, address, _ = page.launch(server_name="127.0.0.1", server_port=None, prevent_thread_lock=True, quiet=True)
     yield address, index, looked_up
     page.close()

@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from modeling_pir.geo import localize as localize_module
 from modeling_pir.geo.heat_map import Place, heat_map
 from modeling_pir.geo.localize import best_places, localize
+from modeling_pir.inference.embed import embed_images, embed_texts
+from modeling_pir.inference.encoder import PIREncoder
 
 rasterio = pytest.importorskip("rasterio")
 pytest.importorskip("matplotlib")
@@ -21,18 +22,15 @@ METRES = rasterio.Affine(2, 0, 500_000, 0, -2, 5_000_000)
 COLORS = {"red": (1.0, 0.0, 0.0), "green": (0.0, 1.0, 0.0), "blue": (0.0, 0.0, 1.0)}
 
 
-@pytest.fixture
-def color_towers(monkeypatch):
+class ColorEncoder:
     """An image's embedding is its mean colour, a text's the colour that it names."""
 
-    def embed_images(model, processor, images, batch_size, progress):
+    def embed_images(self, images, batch_size, progress):
         means = torch.tensor(np.array([np.asarray(image, np.float32).mean(axis=(0, 1)) for image in images]))
         return torch.nn.functional.normalize(means, dim=-1)
 
-    monkeypatch.setattr(localize_module, "embed_images", embed_images)
-    monkeypatch.setattr(
-        localize_module, "embed_texts", lambda model, processor, texts: torch.tensor([COLORS[texts[0]]])
-    )
+    def embed_texts(self, texts):
+        return torch.tensor([COLORS[texts[0]]])
 
 
 def green_field():
@@ -55,8 +53,8 @@ def place(similarity, window):
     return Place(similarity, window, None, None)
 
 
-def test_best_place_and_hottest_cell_are_where_the_sentence_applies(tmp_path, color_towers):
-    found = localize(None, None, write_scene(tmp_path / "a.tif", green_field()), "green", tmp_path, chip_size=40)
+def test_best_place_and_hottest_cell_are_where_the_sentence_applies(tmp_path):
+    found = localize(ColorEncoder(), write_scene(tmp_path / "a.tif", green_field()), "green", tmp_path, chip_size=40)
     col, row, width, height = found.places[0].window
     assert abs(col + width / 2 - 120) <= 10 and abs(row + height / 2 - 40) <= 10
     row, col = np.unravel_index(np.nanargmax(found.heat), found.heat.shape)
@@ -65,11 +63,11 @@ def test_best_place_and_hottest_cell_are_where_the_sentence_applies(tmp_path, co
     assert found.places[0].footprint["type"] == "Polygon" and found.num_chips > 20
 
 
-def test_geotiff_lies_over_its_scene(tmp_path, color_towers):
+def test_geotiff_lies_over_its_scene(tmp_path):
     turned = rasterio.Affine(1.6, 1.2, 500_000, 1.2, -1.6, 5_000_000)
     for name, transform in (("north_up", METRES), ("turned", turned)):
         path = write_scene(tmp_path / f"{name}.tif", green_field(), transform)
-        found = localize(None, None, path, "green", tmp_path / "out", chip_size=40)
+        found = localize(ColorEncoder(), path, "green", tmp_path / "out", chip_size=40)
         with rasterio.open(found.geotiff) as heat, rasterio.open(path) as scene:
             assert (heat.crs, heat.count, heat.dtypes[0]) == (scene.crs, 1, "float32") and np.isnan(heat.nodata)
             for share_x, share_y in ((0, 0), (1, 0), (0, 1), (1, 1)):
@@ -84,36 +82,35 @@ def test_geotiff_lies_over_its_scene(tmp_path, color_towers):
             assert heat.descriptions == ("green",)
 
 
-def test_large_scene_gets_a_heat_map_of_bounded_size(tmp_path, color_towers, monkeypatch):
-    monkeypatch.setattr(localize_module, "HEAT_SIZE", 40)
+def test_large_scene_gets_a_heat_map_of_bounded_size(tmp_path, monkeypatch):
+    monkeypatch.setattr("modeling_pir.geo.localize.HEAT_SIZE", 40)
     path = write_scene(tmp_path / "a.tif", green_field())
-    found = localize(None, None, path, "green", tmp_path, chip_size=40)
+    found = localize(ColorEncoder(), path, "green", tmp_path, chip_size=40)
     with rasterio.open(found.geotiff) as heat, rasterio.open(path) as scene:
         assert found.heat.shape == (30, 40) and heat.bounds == pytest.approx(scene.bounds)
     row, col = np.unravel_index(np.nanargmax(found.heat), found.heat.shape)
     assert 25 <= col < 35 and 5 <= row < 15
 
 
-def test_nodata_has_no_heat(tmp_path, color_towers):
+def test_nodata_has_no_heat(tmp_path):
     values = green_field()
     values[:, :, :50] = 255
-    found = localize(
-        None, None, write_scene(tmp_path / "a.tif", values, nodata=255), "green", tmp_path, chip_size=40
-    )  # fmt: skip
+    path = write_scene(tmp_path / "a.tif", values, nodata=255)
+    found = localize(ColorEncoder(), path, "green", tmp_path, chip_size=40)
     assert np.isnan(found.heat[:, :50]).all() and not np.isnan(found.heat[:, 50:]).any()
 
 
-def test_plain_image_gives_a_geotiff_without_a_place_and_says_so(tmp_path, color_towers):
+def test_plain_image_gives_a_geotiff_without_a_place_and_says_so(tmp_path):
     Image.fromarray(green_field().transpose(1, 2, 0)).save(tmp_path / "photo.png")
-    found = localize(None, None, tmp_path / "photo.png", "green", tmp_path, chip_size=40)
+    found = localize(ColorEncoder(), tmp_path / "photo.png", "green", tmp_path, chip_size=40)
     assert found.crs is None and found.places[0].footprint is None and found.places[0].bounds is None
     with rasterio.open(found.geotiff) as heat:
         assert heat.crs is None and heat.shape == (120, 160)
 
 
-def test_picture_shows_the_sentence_over_a_coloured_map(tmp_path, color_towers):
+def test_picture_shows_the_sentence_over_a_coloured_map(tmp_path):
     path = write_scene(tmp_path / "a.tif", green_field())
-    found = localize(None, None, path, "green", tmp_path, chip_size=40)
+    found = localize(ColorEncoder(), path, "green", tmp_path, chip_size=40)
     pixels = np.asarray(Image.open(found.picture).convert("RGB"), dtype=int)
     blueness = pixels[..., 2] - pixels[..., 0]
     assert found.picture == tmp_path / "a.heat.png" and min(pixels.shape[:2]) > 300
@@ -145,11 +142,13 @@ def test_places_that_overlap_a_better_one_are_left_out():
 
 def test_real_model_agrees_with_its_own_embeddings(tmp_path, tiny_model, tiny_processor):
     path = write_scene(tmp_path / "a.tif", green_field())
-    found = localize(tiny_model, tiny_processor, path, "a green square", tmp_path, chip_size=64, batch_size=2)
+    found = localize(
+        PIREncoder(tiny_model, tiny_processor), path, "a green square", tmp_path, chip_size=64, batch_size=2
+    )
     col, row, width, height = found.places[0].window
     image = Image.fromarray(green_field()[:, row : row + height, col : col + width].transpose(1, 2, 0))
-    image_embed = localize_module.embed_images(tiny_model, tiny_processor, [image])
-    text_embed = localize_module.embed_texts(tiny_model, tiny_processor, ["a green square"])
+    image_embed = embed_images(tiny_model, tiny_processor, [image])
+    text_embed = embed_texts(tiny_model, tiny_processor, ["a green square"])
     assert found.places[0].similarity == pytest.approx(float(image_embed @ text_embed.T), abs=1e-5)
     assert len(found.places) <= 5 and found.num_chips == 12
 
@@ -164,20 +163,20 @@ def test_real_model_agrees_with_its_own_embeddings(tmp_path, tiny_model, tiny_pr
 )
 def test_bad_arguments_are_refused_before_anything_is_written(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
-        localize(None, None, "missing.tif", output_dir=tmp_path / "out", **({"sentence": "green"} | arguments))
+        localize(ColorEncoder(), "missing.tif", output_dir=tmp_path / "out", **({"sentence": "green"} | arguments))
     assert not (tmp_path / "out").exists()
 
 
 def test_missing_matplotlib_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install 'modeling-pir\[geo\]'"):
-        localize(None, None, "missing.tif", "green", tmp_path)
+        localize(ColorEncoder(), "missing.tif", "green", tmp_path)
 
 
 @pytest.mark.slow
-def test_water_is_found_in_a_real_scene_by_its_colour(tmp_path, color_towers):
+def test_water_is_found_in_a_real_scene_by_its_colour(tmp_path):
     root = os.environ.get("PIR_DATA_DIR")
     if root is None:
         pytest.skip("PIR_DATA_DIR is not set, so there are no real scenes")
-    found = localize(None, None, Path(root) / "geo_scenes" / "landsat_bahamas_RGB.byte.tif", "blue", tmp_path, 112)
+    found = localize(ColorEncoder(), Path(root) / "geo_scenes" / "landsat_bahamas_RGB.byte.tif", "blue", tmp_path, 112)
     assert found.places[0].similarity > 0.7 and np.isnan(found.heat[0, 0]) and found.crs == "EPSG:32618"

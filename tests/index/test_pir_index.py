@@ -24,6 +24,7 @@ from modeling_pir.index.stores.bit_codes import nearest_codes
 from modeling_pir.index.stores.lance_store import LanceStore
 from modeling_pir.index.stores.sqlite_store import ExactStore
 from modeling_pir.inference.embed import embed_images, embed_texts
+from modeling_pir.inference.encoder import PIREncoder
 from modeling_pir.inference.images import open_image
 
 pytest.importorskip("lancedb")
@@ -66,7 +67,7 @@ def noise(height=64, width=96, seed=0):
 
 def test_second_add_embeds_nothing(index, archive, monkeypatch):
     assert index.add(archive).added == 4
-    monkeypatch.setattr("modeling_pir.inference.embed.embed_images", None)  # a call would fail
+    monkeypatch.setattr(PIREncoder, "embed_images", None)  # a call would fail
     report = index.add(archive)
     assert (report.added, report.unchanged, report.errors, len(index)) == (0, 4, [], 4)
 
@@ -79,11 +80,13 @@ def test_update_embeds_only_what_changed_and_drops_what_is_gone(index, archive, 
     tiny_images[3].save(archive / "new.png")
     encoded = []
 
-    def counting(model, processor, images, batch_size=64):
-        encoded.extend(images)
-        return embed_images(model, processor, images, batch_size)
+    embed = PIREncoder.embed_images
 
-    monkeypatch.setattr("modeling_pir.inference.embed.embed_images", counting)
+    def counting(encoder, images, batch_size=64):
+        encoded.extend(images)
+        return embed(encoder, images, batch_size)
+
+    monkeypatch.setattr(PIREncoder, "embed_images", counting)
     report = index.update(archive)
     assert (len(encoded), report.added, report.unchanged, report.deleted) == (2, 2, 2, 1)
     assert sorted(names(index.search("a", k=9))) == ["airport", "forest", "harbor", "new"]
@@ -237,7 +240,7 @@ def test_file_name_that_is_no_text_is_reported(index, archive):
 def test_file_that_vanishes_is_reported(index, archive):
     scan = index.scan(archive)
     (archive / "harbor.png").unlink()
-    report = index.write(embed_files(index.model, index.processor, scan.new), scan)
+    report = index.write(embed_files(index.encoder, scan.new), scan)
     assert report.added == 3 and "harbor.png cannot be read (No such file" in report.errors[0][1]
 
 
@@ -347,7 +350,9 @@ def test_half_precision_is_the_same_model(index, tiny_model, tiny_processor):
 
 
 def test_index_remembers_its_model(index, tiny_model, tiny_processor, tmp_path):
-    named = PIRIndex.create(tmp_path / "named", tiny_model, tiny_processor, "org/pir", "abc", index.store.kind)
+    named = PIRIndex.create(
+        tmp_path / "named", PIREncoder(tiny_model, tiny_processor, "org/pir", "abc"), engine=index.store.kind
+    )
     assert (PIRIndex.open(named.path).metadata["model_id"], named.metadata["revision"]) == ("org/pir", "abc")
     tiny_model.save_pretrained(tmp_path / "model")
     loaded = PIRModel.from_pretrained(tmp_path / "model")

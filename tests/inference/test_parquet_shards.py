@@ -12,11 +12,10 @@ import pytest
 from PIL import Image
 
 from modeling_pir import PIRModel
-from modeling_pir.hub.identity import describe_model
 from modeling_pir.index import embed_files
 from modeling_pir.index.pir_index import PIRIndex
-from modeling_pir.inference import parquet_shards
 from modeling_pir.inference.embed import embed_images
+from modeling_pir.inference.encoder import PIREncoder
 from modeling_pir.inference.parquet_shards import Shard, embed_shard, embed_shards, list_shards
 from modeling_pir.inference.ray_workers import run_on_ray
 from tests.support.paths import ROOT
@@ -44,7 +43,7 @@ def shard(tmp_path, tiny_images):
 
 
 def embed_one(model, processor, shard, **options):
-    return embed_shard(model, processor, shard, describe_model(model), **options)
+    return embed_shard(PIREncoder(model, processor), shard, PIREncoder(model, processor).describe(), **options)
 
 
 def test_output_holds_vectors_errors_and_the_other_columns(shard, tiny_model, tiny_processor, tiny_images):
@@ -62,12 +61,12 @@ def test_output_holds_vectors_errors_and_the_other_columns(shard, tiny_model, ti
 
 def test_output_names_its_model(shard, tiny_model, tiny_processor):
     embed_one(tiny_model, tiny_processor, shard)
-    assert json.loads(pq.read_schema(shard.output).metadata[b"pir"]) == describe_model(tiny_model)
+    assert json.loads(pq.read_schema(shard.output).metadata[b"pir"]) == PIREncoder(tiny_model).describe()
 
 
 def test_output_that_is_there_is_skipped(shard, tiny_model, tiny_processor, monkeypatch):
     embed_one(tiny_model, tiny_processor, shard)
-    monkeypatch.setattr(parquet_shards, "embed_images", None)  # a call would fail
+    monkeypatch.setattr(PIREncoder, "embed_images", None)  # a call would fail
     report = embed_one(tiny_model, tiny_processor, shard)
     assert report.skipped and report.rows == 0
 
@@ -81,14 +80,16 @@ def test_output_of_another_model_is_refused(shard, tiny_model, tiny_config, tiny
 def test_interrupted_shard_leaves_nothing_behind(shard, tiny_model, tiny_processor, monkeypatch):
     calls = []
 
-    def interrupted(model, processor, images, batch_size):
+    embed_images = PIREncoder.embed_images
+
+    def interrupted(encoder, images, batch_size):
         assert not Path(shard.output).exists()  # what a killed process leaves is not taken for a whole file
         if calls:
             raise KeyboardInterrupt
         calls.append(images)
-        return embed_images(model, processor, images, batch_size)
+        return embed_images(encoder, images, batch_size)
 
-    monkeypatch.setattr(parquet_shards, "embed_images", interrupted)
+    monkeypatch.setattr(PIREncoder, "embed_images", interrupted)
     with pytest.raises(KeyboardInterrupt):
         embed_one(tiny_model, tiny_processor, shard, batch_size=1)
     assert list(Path(shard.output).parent.iterdir()) == []
@@ -100,7 +101,7 @@ def test_broken_shard_is_reported_and_the_others_are_done(shard, tiny_model, tin
     broken = Shard(str(tmp_path / "data" / "broken.parquet"), str(tmp_path / "out" / "broken.parquet"))
     Path(broken.source).write_bytes(b"PAR1 no more")
     gone = Shard(str(tmp_path / "gone.parquet"), str(tmp_path / "out" / "gone.parquet"))
-    reports = list(embed_shards(tiny_model, tiny_processor, [broken, gone, shard]))
+    reports = list(embed_shards(PIREncoder(tiny_model, tiny_processor), [broken, gone, shard]))
     assert [bool(report.failure) for report in reports] == [True, True, False]
     assert broken.source in reports[0].failure and [report.rows for report in reports] == [0, 0, 5]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["part.parquet"]
@@ -158,12 +159,12 @@ def test_shards_in_object_storage(shard, tiny_model, tiny_processor):
 
 def test_ray_needs_a_model_with_a_name(tiny_model):
     with pytest.raises(ValueError, match="no id or folder"):
-        list(run_on_ray(embed_shard, [1], describe_model(tiny_model)))
+        list(run_on_ray(embed_shard, [1], PIREncoder(tiny_model).describe()))
 
 
 def test_missing_ray_names_the_extra(tiny_model, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    description = describe_model(tiny_model, "org/pir")
+    description = PIREncoder(tiny_model, None, "org/pir").describe()
     assert list(run_on_ray(embed_shard, [], description)) == []  # nothing to do needs no cluster
     with pytest.raises(ImportError, match=r"modeling-pir\[ray\]"):
         list(run_on_ray(embed_shard, [1], description))

@@ -150,7 +150,7 @@ def test_labels_are_short_and_unique(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "nobody/nothing", "--data", "DATA"], "error: 'nobody/nothing' cannot be loaded"),
+        (["--model", "nobody/nothing", "--data", "DATA"], "error: nobody/nothing cannot be loaded"),
         (["--model", "x", "--data", "no/such/folder"], "error: There is no data at 'no/such/folder'"),
         (
             ["--model", "x", "--data", "DATA", "--data", "sample", "--split-list", "rsicd"],

@@ -7,8 +7,8 @@ import torch
 from datasets import Dataset
 
 from modeling_pir import PIRModel, PIRProcessor
+from modeling_pir.inference.encoder import Encoder, PIREncoder
 from training.data.rows import decoded_images
-from training.evaluation.encoders import Encoder, PIREncoder
 from training.evaluation.metrics import recall_metrics, streamed_retrieval_ranks
 
 

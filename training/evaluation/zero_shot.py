@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from training.evaluation.encoders import Encoder
+from modeling_pir.inference.encoder import Encoder
 
 TEMPLATES = (
     "a satellite image of {}.",

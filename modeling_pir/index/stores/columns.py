@@ -21,6 +21,7 @@ COLUMNS: dict[str, type] = {  # of an index, beside the embedding
     "size": int,  # of the file, bytes
     "time": float,  # last change of the file, seconds since 1970
     "hash": str,  # BLAKE2b of the file
+    "hubness": float,  # how near it is to any sentence, see `index.questions.ranking`; None where not measured
 }
 Row = dict[str, str | int | float | None]
 

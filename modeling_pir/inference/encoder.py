@@ -1,0 +1,318 @@
+"""Any dual encoder behind one small interface: what the index, the commands and the evaluation embed with.
+
+Three families: PIR, dual encoders of transformers (CLIP, SigLIP, ALIGN, VisionTextDualEncoder, ...) and models of
+sentence-transformers (`pip install "modeling-pir[eval]"`).
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+from tokenizers import Tokenizer
+from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import cached_file
+
+from ..auto_classes import PIRModel
+from ..extras import need
+from ..hub.identity import weights_fingerprint
+from ..hub.pretrained import load_pretrained
+from ..modeling_pir import MAX_LOGIT_SCALE
+from .embed import embed_distinct, embed_in_batches, encode_images, encode_texts
+from .onnx_text import Reading
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+WEIGHT_FILES = (".pt", ".pth", ".safetensors", ".bin")
+
+
+class Encoder(ABC):
+    """A model with an image and a text side.
+
+    Args:
+        model: in evaluation mode.
+        processor: what turns images and texts into its inputs; None where the model does that itself.
+        model_id: Hub id or folder that an index names as its model; None takes the one it was loaded from.
+        revision: likewise, on the Hub.
+    """
+
+    family: str
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        processor: ProcessorMixin | None = None,
+        model_id: str | None = None,
+        revision: str | None = None,
+    ) -> None:
+        self.model = model
+        self.processor = processor
+        model_id = model_id or getattr(model, "name_or_path", None) or None
+        self.model_id = os.path.abspath(model_id) if model_id and os.path.isdir(model_id) else model_id
+        self.revision = revision or getattr(getattr(model, "config", None), "_commit_hash", None)
+        self._dim: int | None = None
+
+    @abstractmethod
+    def encode_images(self, images: list[Image.Image]) -> torch.Tensor:
+        """RGB images to (images, dim), of any length."""
+
+    @abstractmethod
+    def encode_texts(self, texts: list[str]) -> torch.Tensor:
+        """Texts to (texts, dim), of any length."""
+
+    @property
+    def dim(self) -> int:
+        """Width of the embeddings."""
+        if self._dim is None:
+            self._dim = embed_in_batches(self.encode_texts, self.model, ["a"], 1).shape[1]
+        return self._dim
+
+    @property
+    def logit_scale(self) -> float | None:
+        """What the model multiplies cosines with; None if it does not."""
+        scales = [weight for name, weight in self.model.named_parameters() if name.split(".")[-1] == "logit_scale"]
+        return min(scales[0].detach().float().exp().item(), MAX_LOGIT_SCALE) if scales else None
+
+    @cached_property
+    def reading(self) -> Reading | None:
+        """How the model reads a sentence; None where its tokenizer cannot be asked."""
+        return None
+
+    def describe(self) -> dict:
+        """What an index stores about its model: where it is from, its weights' fingerprint, length of its vectors."""
+        return {
+            "model_id": self.model_id,
+            "revision": self.revision,
+            "weights": weights_fingerprint(self.model),
+            "dim": self.dim,
+            "family": self.family,
+        }
+
+    def embed_images(
+        self,
+        images: Iterable[Image.Image],
+        batch_size: int = 64,
+        dtype: torch.dtype | None = None,
+        progress: str | None = None,
+    ) -> torch.Tensor:
+        """Embed images.
+
+        Args:
+            images: RGB images (see `images.open_image`), read one batch at a time.
+            batch_size: images encoded at once.
+            dtype: such as torch.bfloat16, the precision to compute in; None for the weights' own.
+            progress: title of a progress bar; None for none.
+
+        Returns:
+            (images, dim) float32 on the CPU, unit norm.
+        """
+        rows = embed_in_batches(self.encode_images, self.model, images, batch_size, dtype, progress)
+        return torch.empty(0, self.dim) if rows is None else rows
+
+    def embed_texts(
+        self,
+        texts: list[str],
+        batch_size: int = 128,
+        dtype: torch.dtype | None = None,
+        progress: str | None = None,
+    ) -> torch.Tensor:
+        """Embed texts; equal texts are encoded once, and batches are made of texts of like length.
+
+        Args:
+            texts: sentences.
+            batch_size: texts encoded at once.
+            dtype: see [`Encoder.embed_images`].
+            progress: title of a progress bar; None for none.
+
+        Returns:
+            (texts, dim) float32 on the CPU, unit norm.
+        """
+        rows = embed_distinct(self.encode_texts, self.model, texts, batch_size, dtype, progress)
+        return torch.empty(0, self.dim) if rows is None else rows
+
+
+class PIREncoder(Encoder):
+    """PIR.
+
+    With `mask_padding=False` (official mode) a text's embedding depends on the padding of its batch.
+    """
+
+    family = "PIR"
+
+    @property
+    def dim(self) -> int:
+        """Width of the embeddings."""
+        return self.model.config.projection_dim
+
+    @cached_property
+    def reading(self) -> Reading | None:
+        """See [`Encoder`]."""
+        positions = self.model.config.text_config.max_position_embeddings
+        return _reading(self.processor, min(self.processor.text_kwargs["max_length"], positions))
+
+    def encode_images(self, images: list[Image.Image]) -> torch.Tensor:
+        """See [`Encoder`]."""
+        return encode_images(self.model, self.processor, images)
+
+    def encode_texts(self, texts: list[str]) -> torch.Tensor:
+        """See [`Encoder`]."""
+        return encode_texts(self.model, self.processor, texts)
+
+
+class DualEncoder(Encoder):
+    """A dual encoder of transformers, by its own processor: `get_image_features` and `get_text_features`."""
+
+    family = "transformers"
+
+    @cached_property
+    def reading(self) -> Reading | None:
+        """See [`Encoder`]."""
+        return _reading(self.processor, text_settings(self.model, self.processor)["max_length"])
+
+    def encode_images(self, images: list[Image.Image]) -> torch.Tensor:
+        """See [`Encoder`]."""
+        inputs = self.processor(images=images, return_tensors="pt").to(self.model.device, self.model.dtype)
+        return pooled(self.model.get_image_features(**inputs))
+
+    def encode_texts(self, texts: list[str]) -> torch.Tensor:
+        """See [`Encoder`]."""
+        settings = text_settings(self.model, self.processor)
+        inputs = self.processor(text=texts, return_tensors="pt", **settings).to(self.model.device)
+        return pooled(self.model.get_text_features(**inputs))
+
+
+class SentenceEncoder(Encoder):
+    """A model of sentence-transformers that takes images, too."""
+
+    family = "sentence-transformers"
+    model: SentenceTransformer
+
+    def encode_images(self, images: list[Image.Image]) -> torch.Tensor:
+        """See [`Encoder`]."""
+        return self.model.encode(images, batch_size=len(images), convert_to_tensor=True, show_progress_bar=False)
+
+    def encode_texts(self, texts: list[str]) -> torch.Tensor:
+        """See [`Encoder`]."""
+        return self.model.encode(texts, batch_size=len(texts), convert_to_tensor=True, show_progress_bar=False)
+
+
+def _reading(processor: ProcessorMixin, max_tokens: int) -> Reading | None:
+    """How texts are read by a processor with one of the fast tokenizers."""
+    tokenizer = getattr(processor.tokenizer, "backend_tokenizer", None)
+    if tokenizer is None:
+        return None
+    tokenizer = Tokenizer.from_str(tokenizer.to_str())  # whoever sets its cutting and padding means the processor's
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    is_cleaned = bool(getattr(processor, "caption_cleaning", False))
+    unknown = processor.tokenizer.unk_token if processor.tokenizer.unk_token != processor.tokenizer.eos_token else None
+    return Reading(tokenizer, unknown, max_tokens, is_cleaned)
+
+
+def load_encoder(model: str, revision: str | None = None, device: str | torch.device | None = None) -> Encoder:
+    """Load a model and its processor.
+
+    Args:
+        model: Hub id or folder.
+        revision: branch, tag or commit on the Hub.
+        device: to run on; None takes a GPU where there is one.
+
+    Returns:
+        The encoder, in evaluation mode.
+
+    Raises:
+        ValueError: nothing there, or a model without an image or a text side.
+        ImportError: a model of sentence-transformers, which is not installed.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if model.endswith(WEIGHT_FILES) and Path(model).is_file():
+        raise ValueError(f"{model!r} is a file of weights: make a model folder of it with pir convert {model} FOLDER.")
+    if Path(model).is_dir() and not any((Path(model) / name).is_file() for name in ("config.json", "modules.json")):
+        raise ValueError(f"{model!r} is not a model folder: it has no config.json; give the folder with the weights.")
+    try:
+        is_of_sentences = _has_file(model, "modules.json", revision)
+        config = None if is_of_sentences else AutoConfig.from_pretrained(model, revision=revision)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{model} cannot be loaded: {' '.join(str(error).split())}") from error
+    if is_of_sentences:
+        return _load_sentence_encoder(model, revision, device)
+    if config.model_type == PIRModel.config_class.model_type:
+        network, processor = load_pretrained(model, revision)
+        return PIREncoder(network.to(device), processor)
+    return _load_dual_encoder(model, revision, device)
+
+
+def _load_dual_encoder(model: str, revision: str | None, device: str | torch.device) -> DualEncoder:
+    """A model of transformers with its processor."""
+    try:
+        network = AutoModel.from_pretrained(model, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{model!r} cannot be loaded: {' '.join(str(error).split())}") from error
+    for side in ("image", "text"):
+        if not hasattr(network, f"get_{side}_features"):
+            raise ValueError(
+                f"{model!r} is a {type(network).__name__}, which has no {side} side: retrieval needs a model that "
+                "embeds both images and texts, such as CLIP, SigLIP or PIR."
+            )
+    try:
+        # Such models were trained on images that PIL resized; torchvision's resizing is off by up to one grey level.
+        processor = AutoProcessor.from_pretrained(model, revision=revision, trust_remote_code=False, backend="pil")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"The processor of {model!r} cannot be loaded: {' '.join(str(error).split())}") from error
+    if not isinstance(processor, ProcessorMixin):
+        raise ValueError(
+            f"{model!r} comes with a {type(processor).__name__} alone: save its image processor and its tokenizer, "
+            "as one processor, beside the weights."
+        )
+    return DualEncoder(network.to(device).eval(), processor, model, revision)
+
+
+def _has_file(model: str, name: str, revision: str | None) -> bool:
+    if Path(model).is_dir():
+        return (Path(model) / name).is_file()
+    causes = ("missing_entries", "gated_repo", "connection_errors")
+    flags = {f"_raise_exceptions_for_{cause}": False for cause in causes}
+    return cached_file(model, name, revision=revision, **flags) is not None
+
+
+def _load_sentence_encoder(model: str, revision: str | None, device: str | torch.device) -> SentenceEncoder:
+    """A model of sentence-transformers."""
+    library = need("sentence_transformers", "eval", f"{model!r} needs")
+    network = library.SentenceTransformer(model, revision=revision, device=str(device), trust_remote_code=False)
+    for side in ("image", "text"):
+        if not network.supports(side):
+            raise ValueError(
+                f"{model!r} embeds {', '.join(map(str, network.modalities))} only and has no {side} side: retrieval "
+                "needs a model that embeds both images and texts, such as clip-ViT-B-32."
+            )
+    return SentenceEncoder(network.eval(), None, model, revision)
+
+
+def text_settings(model: PreTrainedModel, processor: ProcessorMixin) -> dict[str, object]:
+    """How texts are padded and cut: SigLIP was trained on texts padded to their full length, the others were not.
+
+    Args:
+        model: of transformers.
+        processor: its processor.
+
+    Returns:
+        Arguments of the processor.
+    """
+    limits = [processor.tokenizer.model_max_length]  # 1e30 where the tokenizer does not say
+    text_config = getattr(model.config, "text_config", model.config)
+    limits.append(getattr(text_config, "max_position_embeddings", None) or limits[0])
+    padding = "max_length" if model.config.model_type.startswith("siglip") else "longest"
+    return {"padding": padding, "truncation": True, "max_length": min(limits)}
+
+
+def pooled(features: torch.Tensor | BaseModelOutputWithPooling) -> torch.Tensor:
+    """The projected features (batch, dim); models outside of transformers 5 hand on the tensor itself."""
+    return features if isinstance(features, torch.Tensor) else features.pooler_output
