@@ -88,12 +88,22 @@ class PIRProcessor(ProcessorMixin):
 __all__ = ["PIRProcessor", "clean_caption"]
 
 
-def build_image_processor(image_size: int) -> ViTImageProcessor:
-    """The official image settings: resized to a square, bicubic, CLIP's mean and standard deviation."""
+def build_image_processor(
+    image_size: int,
+    mean: tuple[float, ...] | list[float] = OPENAI_CLIP_MEAN,
+    std: tuple[float, ...] | list[float] = OPENAI_CLIP_STD,
+) -> ViTImageProcessor:
+    """The official image settings: resized to a square, bicubic, CLIP's mean and standard deviation.
+
+    Args:
+        image_size: side of the square, pixels.
+        mean: of red, green and blue, in [0, 1], for a tower that wants another.
+        std: their standard deviation.
+    """
     return ViTImageProcessor(
         size={"height": image_size, "width": image_size},
         resample=PILImageResampling.BICUBIC,
-        image_mean=OPENAI_CLIP_MEAN,
-        image_std=OPENAI_CLIP_STD,
+        image_mean=list(mean),
+        image_std=list(std),
         do_convert_rgb=True,
     )

@@ -2,7 +2,7 @@
 #
 # Licensed under the Apache License, Version 2.0 (the "License"); you may not use this file except in compliance with
 # the License. You may obtain a copy of the License at http://www.apache.org/licenses/LICENSE-2.0
-"""Start weights in their authors' layout (Swin and ResNet `.pth` files) -> a tower that transformers loads.
+"""Start weights in their authors' layout (Swin, ResNet, EfficientNet `.pth`) -> a tower that transformers loads.
 
 The official recipe starts from Microsoft's `swin_tiny_patch4_window7_224_22k.pth` and from a ResNet-50 that was trained
 on the scenes of AID or RSP (torchvision's names). Convert a file once, then use the folder like a Hub id:
@@ -17,23 +17,26 @@ ResNet, none of the 318 tensors of the file it names arrives.
 import argparse
 import math
 import re
+from functools import partial
 from pathlib import Path
 
-import torch
 from transformers import AutoModel, PreTrainedModel, ResNetConfig, ResNetModel, SwinConfig, SwinModel
 
 from ..errors import one_sentence
 from ..hub.whole_folder import whole_folder
 from ..modeling_pir import PIRModel
+from .efficientnet import build_efficientnet, efficientnet_names
 from .state_dict import (
     CLASSIFIER_KEYS,
     NUM_PRINTED_KEYS,
     KeyTable,
     State,
+    count_children,
     load_strictly,
     read_checkpoint,
     rename_key,
     rename_tensors,
+    shape_of,
     state_dict_of,
 )
 
@@ -63,23 +66,6 @@ RESNET_KEYS: KeyTable = {
 
 def _resnet_block(key: re.Match) -> str:
     return f"encoder.stages.{int(key[1]) - 1}.layers.{key[2]}."
-
-
-def count_children(state: State, prefix: str) -> int:
-    """How many numbered children (`prefix0.`, `prefix1.`...) the names show, gaps counted in."""
-    pattern = re.compile(rf"{re.escape(prefix)}(\d+)\.")
-    return max((int(found[1]) + 1 for key in state if (found := pattern.match(key))), default=0)
-
-
-def shape_of(state: State, key: str) -> torch.Size:
-    """Shape of a tensor that sizes are read from.
-
-    Raises:
-        ValueError: it is missing.
-    """
-    if key not in state:
-        raise ValueError(f"The tensor {key!r} is missing: the sizes of the model cannot be read from this file.")
-    return state[key].shape
 
 
 def swin_config(state: State, image_size: int) -> SwinConfig:
@@ -133,29 +119,34 @@ def _microsoft_names(state: State) -> State:
 
 
 def convert_backbone(path: str | Path) -> tuple[PreTrainedModel, str]:
-    """Read a Swin (Microsoft's or timm's names) or a ResNet (torchvision's or timm's) from a `.pth` file.
+    """Read a Swin (Microsoft's or timm's names), a ResNet (torchvision's or timm's) or an EfficientNet from a `.pth`.
 
     Args:
         path: the file, `{'model': state dict}` or a bare state dict; a classifier in it is left out.
 
     Returns:
-        The tower, a SwinModel or a ResNetModel, and a line that says what was loaded.
+        The tower, a SwinModel, a ResNetModel or timm's EfficientNet, and a line that says what was loaded.
 
     Raises:
-        ValueError: the file cannot be read, or is neither.
+        ValueError: the file cannot be read, or is none of them.
         KeyMismatchError: keys are missing or left over.
     """
     state = state_dict_of(read_checkpoint(path), path)
     body = {key: value for key, value in state.items() if not CLASSIFIER_KEYS.match(key)}
     if "patch_embed.proj.weight" in body and "layers.0.blocks.0.attn.qkv.weight" in body:
         body = _microsoft_names(body)
-        tower, table = SwinModel(swin_config(body, image_size=224)), SWIN_KEYS
+        tower, rename = SwinModel(swin_config(body, image_size=224)), partial(rename_key, table=SWIN_KEYS)
     elif "conv1.weight" in body and "layer1.0.conv1.weight" in body:
-        tower, table = ResNetModel(resnet_config(body)), RESNET_KEYS
+        tower, rename = ResNetModel(resnet_config(body)), partial(rename_key, table=RESNET_KEYS)
+    elif "_conv_stem.weight" in body:
+        tower = build_efficientnet(body)
+        rename = efficientnet_names(body, tower).get
     else:
         keys = ", ".join(list(state)[:NUM_PRINTED_KEYS])
-        raise ValueError(f"{str(path)!r} is neither a Swin nor a ResNet; its first keys are {keys}.")
-    renamed, unknown = rename_tensors(body, lambda key: rename_key(key, table))
+        raise ValueError(
+            f"{str(path)!r} is neither a Swin nor a ResNet nor an EfficientNet; its first keys are {keys}."
+        )
+    renamed, unknown = rename_tensors(body, rename)
     load_strictly(tower, renamed, unknown, repr(str(path)))
     dropped = [key for key in state if CLASSIFIER_KEYS.match(key)]
     without = f", without its classifier ({', '.join(dropped)})" if dropped else ""
@@ -196,7 +187,7 @@ def load_instruction_weights(model: PIRModel, path: str | Path) -> str:
 def main() -> None:
     """Run the command; bad input gets one sentence."""
     parser = argparse.ArgumentParser("python -m modeling_pir.convert.backbones", description=__doc__.splitlines()[0])
-    parser.add_argument("checkpoint", help="a Swin or ResNet .pth file")
+    parser.add_argument("checkpoint", help="a Swin, ResNet or EfficientNet .pth file")
     parser.add_argument("out_dir", help="folder to write, which from_backbones and --init-instruction take")
     args = parser.parse_args()
     with one_sentence():

@@ -11,7 +11,7 @@ from torch import nn
 State = dict[str, torch.Tensor]
 KeyTable = dict[str, str | Callable[[re.Match], str]]
 DERIVED_BUFFERS = re.compile(r"(relative_position_index|attn_mask)$")  # follow from the sizes
-CLASSIFIER_KEYS = re.compile(r"^(fc|head|head\.fc)\.(weight|bias)$")
+CLASSIFIER_KEYS = re.compile(r"^(_?fc|head|head\.fc)\.(weight|bias)$")
 COUNTER = "num_batches_tracked"  # absent in old files; nothing that runs reads it
 NUM_PRINTED_KEYS = 10
 
@@ -82,6 +82,23 @@ def state_dict_of(checkpoint: dict, source: str | Path) -> State:
         keys = ", ".join(str(key) for key in list(checkpoint)[:NUM_PRINTED_KEYS])
         raise ValueError(f"{str(source)!r} holds no state dict of tensors: its keys are {keys or 'none'}.")
     return state
+
+
+def count_children(state: State, prefix: str) -> int:
+    """How many numbered children (`prefix0.`, `prefix1.`...) the names show, gaps counted in."""
+    pattern = re.compile(rf"{re.escape(prefix)}(\d+)\.")
+    return max((int(found[1]) + 1 for key in state if (found := pattern.match(key))), default=0)
+
+
+def shape_of(state: State, key: str) -> torch.Size:
+    """Shape of a tensor that sizes are read from.
+
+    Raises:
+        ValueError: it is missing.
+    """
+    if key not in state:
+        raise ValueError(f"The tensor {key!r} is missing: the sizes of the model cannot be read from this file.")
+    return state[key].shape
 
 
 def rename_key(key: str, table: KeyTable) -> str | None:

@@ -76,7 +76,7 @@ def test_loaded_instruction_tower_stays_frozen(tmp_path, model):
 
 def test_names_of_the_official_wrapping_are_refused_not_skipped(tmp_path, model):
     state = {key.removeprefix("conv_encoder."): value for key, value in sequential(resnet_state()).items()}
-    with pytest.raises(ValueError, match="neither a Swin nor a ResNet; its first keys are 0.weight"):
+    with pytest.raises(ValueError, match="neither a Swin nor a ResNet nor an EfficientNet; its first keys are 0.weight"):
         load_instruction_weights(model, saved(tmp_path / "wrapped.pth", state))
 
 
@@ -145,6 +145,66 @@ def test_swin_file_computes_the_same_tokens(tmp_path, images, names):
     torch.testing.assert_close(outputs.last_hidden_state, expected[:, 1:], atol=1e-5, rtol=0)
     torch.testing.assert_close(outputs.pooler_output, expected[:, 0], atol=1e-5, rtol=0)
     assert "without its classifier" in report
+
+
+EXPANDING = ("_expand_conv", "_bn0", "_depthwise_conv", "_bn1", "_se_reduce", "_se_expand", "_project_conv", "_bn2")
+
+
+def efficientnet_state(model):
+    """One of timm's tensors under the names of efficientnet_pytorch, which has the same layers in the same order."""
+    state, names = model.state_dict(), {}
+    layers = list(dict.fromkeys(key.rpartition(".")[0] for key in state))
+    blocks = list(dict.fromkeys(".".join(layer.split(".")[:3]) for layer in layers if layer.startswith("blocks")))
+    for number, block in enumerate(blocks):
+        own = [layer for layer in layers if layer.startswith(f"{block}.")]
+        theirs = [name for name in EXPANDING if "_se_" not in name or any(".se." in layer for layer in own)]
+        for layer, name in zip(own, theirs[len(theirs) - len(own) :], strict=True):
+            names[layer] = f"_blocks.{number}.{name}"
+    names |= {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1", "classifier": "_fc"}
+    return {f"{names[key.rpartition('.')[0]]}.{key.rpartition('.')[2]}": value for key, value in state.items()}
+
+
+@pytest.fixture
+def build_efficientnet():
+    """A function that builds one of timm's with random weights and statistics."""
+    timm = pytest.importorskip("timm")
+
+    def build(name):
+        model = timm.create_model(name, num_classes=3).eval()
+        for key, value in model.state_dict().items():
+            if key.endswith(("running_mean", "running_var")):
+                value.uniform_(0.5, 1.5)
+        return model
+
+    return build
+
+
+@pytest.mark.parametrize(("name", "mean"), [("tf_efficientnet_lite0", 0.5), ("tf_efficientnet_b0", 0.485)])
+def test_efficientnet_file_computes_what_timm_computes(tmp_path, build_efficientnet, name, mean):
+    model, images = build_efficientnet(name), torch.randn(1, 3, 64, 64)
+    tower, report = convert_backbone(saved(tmp_path / "efficientnet.pth", efficientnet_state(model), None))
+    torch.testing.assert_close(tower(images).last_hidden_state, model.forward_features(images))
+    assert tower.config.pretrained_cfg["mean"][0] == mean and "without its classifier (_fc.weight, _fc.bias)" in report
+    tower.save_pretrained(tmp_path / "tower")
+    loaded = AutoModel.from_pretrained(tmp_path / "tower")
+    assert loaded.config.pretrained_cfg == tower.config.pretrained_cfg
+    torch.testing.assert_close(loaded(images).pooler_output, tower(images).pooler_output)
+
+
+def test_an_efficientnet_that_lacks_a_tensor_or_has_one_too_many_is_refused(tmp_path, build_efficientnet):
+    state = efficientnet_state(build_efficientnet("tf_efficientnet_lite0"))
+    state["_blocks.3._other.weight"] = state.pop("_blocks.3._project_conv.weight")
+    with pytest.raises(KeyMismatchError) as error:
+        convert_backbone(saved(tmp_path / "efficientnet.pth", state))
+    assert error.value.missing == ["timm_model.blocks.2.0.conv_pwl.weight"]
+    assert error.value.unexpected == ["_blocks.3._other.weight"]
+
+
+def test_an_efficientnet_of_no_known_size_is_refused(tmp_path, build_efficientnet):
+    state = efficientnet_state(build_efficientnet("tf_efficientnet_lite0"))
+    state = {key: value for key, value in state.items() if not key.startswith("_blocks.15.")}
+    with pytest.raises(ValueError, match="No EfficientNet has 15 blocks, the last of width 192"):
+        convert_backbone(saved(tmp_path / "efficientnet.pth", state))
 
 
 def test_command_writes_towers_that_from_backbones_takes(tmp_path, monkeypatch, capsys):

@@ -5,6 +5,7 @@ from typing import Any
 from datasets import Dataset
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from modeling_pir import PIRConfig, PIRModel, PIRProcessor
 from modeling_pir.convert.state_dict import load_strictly
@@ -57,6 +58,30 @@ def build_tower(config: TrainConfig, name: str) -> tuple[PreTrainedModel, int]:
     return AutoModel.from_config(getattr(fields, f"{name}_config")), image_size
 
 
+def tower_normalisation(tower: PreTrainedModel, source: str) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation that a pretrained vision tower wants its images normalised by.
+
+    A timm tower's configuration says it. The others get CLIP's, which the official code gives every tower.
+
+    Args:
+        tower: the vision tower.
+        source: where it came from, for the message.
+
+    Raises:
+        ValueError: a timm tower whose configuration does not say.
+    """
+    if not hasattr(tower, "timm_model"):
+        return OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+    facts = getattr(tower.config, "pretrained_cfg", None) or {}
+    mean, std = facts.get("mean"), facts.get("std")
+    if not mean or not std:
+        raise ValueError(
+            f"{source!r} does not say how its images were normalised: add `mean` and `std`, three numbers each, to "
+            "pretrained_cfg in its config.json."
+        )
+    return list(mean), list(std)
+
+
 def build_model_and_processor(config: TrainConfig, train_split: Dataset) -> tuple[PIRModel, PIRProcessor]:
     """Build or load what the run trains.
 
@@ -92,5 +117,9 @@ def build_model_and_processor(config: TrainConfig, train_split: Dataset) -> tupl
             f"The tokenizer knows {len(tokenizer)} pieces, but the text tower has embeddings for "
             f"{model.config.text_config.vocab_size}: use the tokenizer of the text tower's checkpoint."
         )
-    image_processor = build_image_processor(config.image_size or image_side(model.config.vision_config))
+    normalisation = ()
+    if config.backbones is not None:
+        normalisation = tower_normalisation(model.vision_model, config.backbones["vision"])
+    image_size = config.image_size or image_side(model.config.vision_config)
+    image_processor = build_image_processor(image_size, *normalisation)
     return model, PIRProcessor(image_processor, tokenizer, caption_cleaning=config.caption_cleaning)
