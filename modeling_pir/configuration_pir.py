@@ -55,11 +55,17 @@ class PIRConfig(PreTrainedConfig):
         use_instruction: False runs VIR's layers over all tokens without a prior: the paper's "VSE + TEL" row. No
             instruction tower is built then, and `filter_size` is not used.
         norm_style: "post", LN(x + f(x)), as the official code; "branch", x + LN(f(x)), as the paper's equations.
+        text_pooling: what row 0 of the text tokens, the sentence, is: "first", the text tower's first token (BERT's
+            [CLS], which the paper reads); "mean", the mean of its tokens, as sentence-transformers' towers were
+            trained. A tower that pools by itself (CLIP's) keeps its own vector.
         mask_padding: False lets padding take part in attention, as the official code does: a caption's embedding then
             depends on the other captions of its batch.
         freeze_instruction_encoder: the prior's weights take no gradient (paper, section 3.2).
         freeze_instruction_batch_norm: False leaves the frozen prior's BatchNorm in training mode during training, as
             the official code does by omission: statistics drift and an image's embedding depends on its batch.
+        identical_captions: "negatives", as the paper and the official code: a caption is wrong for every image but its
+            own, although another image of the batch may have the very same sentence; "positives": it is right for all
+            of them. Ours.
         contrastive_objective: "infonce" (paper, L_c) or "triplet" (sum of hinges, the older baselines' loss).
         triplet_margin: margin of the triplet loss, in cosine units.
         logit_scale_init_value: start of both logit scales, log(1 / temperature); temperature 0.07 in the paper.
@@ -101,9 +107,11 @@ class PIRConfig(PreTrainedConfig):
     soft_belief: bool = False
     use_instruction: bool = True
     norm_style: Literal["post", "branch"] = "post"
+    text_pooling: Literal["first", "mean"] = "first"
     mask_padding: bool = True
     freeze_instruction_encoder: bool = True
     freeze_instruction_batch_norm: bool = True
+    identical_captions: Literal["negatives", "positives"] = "negatives"
     contrastive_objective: Literal["infonce", "triplet"] = "infonce"
     triplet_margin: float | int = 0.2
     logit_scale_init_value: float | int = math.log(1 / 0.07)

@@ -25,6 +25,20 @@ def same_image_targets(image_ids: torch.Tensor, text_image_ids: torch.Tensor) ->
     return (image_ids[:, None] == text_image_ids[None, :]).float()
 
 
+def same_caption_targets(caption_ids: torch.Tensor, num_images: int) -> torch.Tensor:
+    """Whether a text is word for word one of an image's captions.
+
+    Args:
+        caption_ids: (texts,) long, equal for equal captions; rows i * n .. (i + 1) * n - 1 are those of image i.
+        num_images: of the batch.
+
+    Returns:
+        (images, texts) float, 1 where one of the image's captions has the text's id and 0 elsewhere.
+    """
+    own = caption_ids.view(num_images, -1)  # (images, captions per image)
+    return (own[:, :, None] == caption_ids[None, None, :]).any(dim=1).float()
+
+
 def contrastive_loss(logits_per_image: torch.Tensor, positives: torch.Tensor) -> torch.Tensor:
     """Symmetric InfoNCE in which all captions of an image are its joint positives (paper, L_c).
 

@@ -30,7 +30,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_pir import PIRConfig, num_patches
 from .layers_pir import LCA, VIR
-from .loss_pir import affiliation_loss, contrastive_loss, same_image_targets, triplet_loss
+from .loss_pir import affiliation_loss, contrastive_loss, same_caption_targets, same_image_targets, triplet_loss
 
 MAX_LOGIT_SCALE = 100.0  # CLIP's bound: below a temperature of 0.01 training gets unstable
 
@@ -360,6 +360,8 @@ class PIRModel(PIRPreTrainedModel):
         )
         states = outputs.last_hidden_state
         pooled = getattr(outputs, "pooler_output", None)
+        if pooled is None and self.config.text_pooling == "mean":
+            pooled = _mean_of_tokens(states, attention_mask)
         if pooled is not None:  # a causal tower (CLIP's): its first row has read nothing, so the pooled vector goes in
             states = torch.cat([pooled[:, None], states], dim=1)  # front, as for images
             if attention_mask is not None:
@@ -383,6 +385,7 @@ class PIRModel(PIRPreTrainedModel):
         image_ids: torch.LongTensor | None = None,
         scene_labels: torch.LongTensor | None = None,
         process_ids: torch.LongTensor | None = None,
+        caption_ids: torch.LongTensor | None = None,
     ) -> PIRLosses:
         """Losses of a batch, which may be gathered from several processes (paper, L = L_c + lambda L_a).
 
@@ -392,6 +395,8 @@ class PIRModel(PIRPreTrainedModel):
             image_ids: (images,) long; rows with one id show one image and share their captions. None: all differ.
             scene_labels: (images,) long, -1 for unknown; None leaves the affiliation loss out.
             process_ids: (images,) long, the process each image came from, for `affiliation_centers="local"`.
+            caption_ids: (images * n,) long, equal for equal captions (of [`caption_keys`]), for
+                `identical_captions="positives"`; None: no caption is taken for another.
 
         Returns:
             [`PIRLosses`].
@@ -409,6 +414,8 @@ class PIRModel(PIRPreTrainedModel):
         if image_ids is None:
             image_ids = torch.arange(image_embeds.shape[0], device=image_embeds.device)
         positives = same_image_targets(image_ids, image_ids.repeat_interleave(captions_per_image))
+        if config.identical_captions == "positives" and caption_ids is not None:
+            positives = torch.maximum(positives, same_caption_targets(caption_ids, image_embeds.shape[0]))
         similarity = image_embeds.float() @ text_embeds.float().T
         if config.contrastive_objective == "triplet":
             contrastive = triplet_loss(similarity, positives, config.triplet_margin)
@@ -477,7 +484,8 @@ class PIRModel(PIRPreTrainedModel):
         logits_per_text = self._scale(self.logit_scale).to(text_embeds.dtype) * text_embeds @ image_embeds.T
         losses = None
         if return_loss:
-            losses = self.compute_loss(image_embeds, text_embeds, image_ids, scene_labels)
+            caption_ids = caption_keys(input_ids, attention_mask)
+            losses = self.compute_loss(image_embeds, text_embeds, image_ids, scene_labels, caption_ids=caption_ids)
         return PIROutput(
             loss=None if losses is None else losses.loss,
             contrastive_loss=None if losses is None else losses.contrastive_loss,
@@ -492,6 +500,25 @@ class PIRModel(PIRPreTrainedModel):
             text_model_output=text_outputs,
             instruction_model_output=image_outputs.instruction_model_output,
         )
+
+
+def _mean_of_tokens(states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """Mean over the tokens, (batch, tokens, width) to (batch, width), padding left out."""
+    if attention_mask is None:
+        return states.mean(dim=1)
+    weights = attention_mask[:, :, None].to(states.dtype)
+    return (states * weights).sum(dim=1) / weights.sum(dim=1)
+
+
+def caption_keys(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """A number for each caption, (texts,) long, the same for the same tokens whatever they are padded to.
+
+    A polynomial hash modulo 2**64: captions in batches of other lengths, as on other processes, can be compared.
+    """
+    if attention_mask is None:
+        attention_mask = torch.ones_like(input_ids)
+    base = torch.full((input_ids.shape[1],), 0x5851F42D4C957F2D, dtype=torch.long, device=input_ids.device)
+    return ((input_ids + 1) * attention_mask * base.cumprod(dim=0)).sum(dim=1)
 
 
 def load_tower(name_or_path: str, part: str) -> PreTrainedModel:

@@ -6,7 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from modeling_pir.loss_pir import affiliation_loss, cluster_centers, contrastive_loss, same_image_targets, triplet_loss
+from modeling_pir.loss_pir import (
+    affiliation_loss,
+    cluster_centers,
+    contrastive_loss,
+    same_caption_targets,
+    same_image_targets,
+    triplet_loss,
+)
 
 SCALE = torch.tensor(5.0)
 
@@ -23,6 +30,11 @@ def softmax_at(logits, index):
 def test_texts_belong_to_the_images_of_their_id():
     positives = same_image_targets(torch.tensor([7, 8, 7]), torch.tensor([8, 7]))
     assert positives.tolist() == [[0, 1], [1, 0], [0, 1]]
+
+
+def test_a_text_belongs_to_every_image_that_has_the_same_sentence():
+    positives = same_caption_targets(torch.tensor([5, 6, 6, 9, 8, 8]), num_images=3)
+    assert positives.tolist() == [[1, 1, 1, 0, 0, 0], [0, 1, 1, 1, 0, 0], [0, 0, 0, 0, 1, 1]]
 
 
 def test_equal_embeddings_cost_the_log_of_the_batch():

@@ -11,6 +11,7 @@ from transformers import AutoModel, AutoModelForZeroShotImageClassification
 from modeling_pir import PIRModel
 from modeling_pir.layers_pir import LCA, VIR, PIRAttentionBlock, PIRTransformerEncoderLayer
 from modeling_pir.loss_pir import affiliation_loss, contrastive_loss, same_image_targets, triplet_loss
+from modeling_pir.modeling_pir import caption_keys
 from tests.support.tiny import IMAGE_SIZE, build_tiny_config
 
 TOKENS = 65  # 8 x 8 patches and the pooled one
@@ -266,6 +267,25 @@ def test_all_captions_of_an_image_are_its_positives(tiny_model):
     assert_close(losses.loss, contrastive_loss(tiny_model.logit_scale.exp() * images @ texts.T, positives))
 
 
+@pytest.mark.parametrize("identical", ["negatives", "positives"])
+def test_another_images_identical_caption_is_wrong_or_right_as_configured(identical):
+    """Captions 1 (of image 0) and 2 (of image 1) are word for word the same."""
+    images, texts, caption_ids = unit_rows(2), unit_rows(4), torch.tensor([7, 8, 8, 9])
+    model = build(identical_captions=identical)
+    right = 1.0 if identical == "positives" else 0.0
+    positives = torch.tensor([[1.0, 1.0, right, 0.0], [0.0, right, 1.0, 1.0]])
+    losses = model.compute_loss(images, texts, caption_ids=caption_ids)
+    assert_close(losses.loss, contrastive_loss(model.logit_scale.exp() * images @ texts.T, positives))
+
+
+def test_captions_have_one_key_whatever_they_are_padded_to_and_whatever_pads_them():
+    ids = torch.tensor([[4, 5, 6, 0, 0], [4, 5, 6, 9, 9], [4, 6, 5, 0, 0], [4, 5, 6, 1, 0], [5, 4, 6, 0, 0]])
+    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 0, 0]])
+    keys = caption_keys(ids, mask)
+    assert keys[0] == keys[1] and len(set(keys.tolist())) == 4
+    assert torch.equal(caption_keys(ids[:3, :3], None), keys[:3])
+
+
 def test_the_triplet_objective_reads_unscaled_cosines():
     images, texts = unit_rows(3), unit_rows(3)
     losses = build(contrastive_objective="triplet", triplet_margin=0.3).compute_loss(images, texts)
@@ -420,6 +440,24 @@ def test_what_vir_and_lca_read_is_added_to_the_first_token(tiny_model, inputs):
         tokens = tiny_model.text_projection(states)
         expected = tokens[:, 0] + tiny_model.lca(tokens, None)
         assert_close(with_heads.text_model_output.pooler_output[row], expected[0])
+
+
+def test_a_sentence_can_be_the_mean_of_its_tokens_and_padding_is_none_of_them(inputs):
+    model = build(text_pooling="mean", num_cycles=0)
+    embeds = model.get_text_features(inputs["input_ids"], inputs["attention_mask"]).pooler_output
+    for row, length in enumerate(inputs["attention_mask"].sum(dim=1)):
+        states = model.text_model(inputs["input_ids"][row : row + 1, :length]).last_hidden_state
+        assert_close(embeds[row], model.text_projection(states.mean(dim=1))[0])
+    whole = model.get_text_features(inputs["input_ids"][:1]).pooler_output  # without padding no mask is needed
+    assert_close(whole, embeds[:1])
+
+
+def test_lca_reads_the_mean_as_the_sentence_and_every_token(inputs):
+    model = build(text_pooling="mean")
+    states = model.text_model(inputs["input_ids"][:1]).last_hidden_state
+    tokens = model.text_projection(torch.cat([states.mean(dim=1, keepdim=True), states], dim=1))
+    embeds = model.get_text_features(inputs["input_ids"][:1], inputs["attention_mask"][:1]).pooler_output
+    assert_close(embeds, tokens[:, 0] + model.lca(tokens, None))
 
 
 def test_without_vir_and_lca_it_is_two_projected_towers(inputs):
