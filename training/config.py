@@ -35,6 +35,8 @@ class DataFields:
         rand_augment: two random operations that leave colours and objects recognisable.
         flips_and_turns: flips and quarter turns, where no caption of the item names a direction.
         cache_images: keep the training images decoded in memory, where they fit.
+        images_on_device: keep them decoded on the device, at `image_size`, and augment whole batches there: for a GPU
+            that waits for the loader. `rand_augment` then changes brightness and contrast alone.
         num_workers: loader processes; 0 loads in the training process.
     """
 
@@ -50,6 +52,7 @@ class DataFields:
     rand_augment: bool = True
     flips_and_turns: bool = True
     cache_images: bool = False
+    images_on_device: bool = False
     num_workers: int = 0
 
 
@@ -70,6 +73,8 @@ class ModelFields:
         vocab_size: words and pieces of a learned vocabulary, at most.
         caption_cleaning: clean captions by the official rules, in training and later in the processor.
         freeze: modules of the model that take no gradient, such as ["vision_model", "text_model.embeddings"].
+        freeze_batch_norm: the vision tower's BatchNorm keeps the statistics it came with, in training too; its weights
+            still learn. Better for a pretrained tower that is fine-tuned on few images of another kind.
         lora_rank: rank of LoRA adapters in the attention of both towers, which are then frozen; 0 for none. The saved
             model has them merged in.
     """
@@ -84,6 +89,7 @@ class ModelFields:
     vocab_size: int = 4000
     caption_cleaning: bool = True
     freeze: list[str] = field(default_factory=list)
+    freeze_batch_norm: bool = False
     lora_rank: int = 0
 
 
@@ -97,6 +103,7 @@ class OptimisationFields:
         chunk_size: items of a process whose activations are held at once, where the batch is larger than memory; 0
             for the whole batch. The gradient is the same, at the price of a second forward pass.
         learning_rate: peak learning rate of AdamW.
+        module_learning_rates: peak learning rates of modules that need another one, such as {text_model: 1.0e-4}.
         layer_decay: factor on the learning rate from each block of a tower to the one below it; 1 for one rate.
         weight_decay: of the weights that decay (not norms, biases, temperatures).
         adam_betas: decay rates of AdamW's moments.
@@ -115,6 +122,7 @@ class OptimisationFields:
     batch_size: int = 128
     chunk_size: int = 0
     learning_rate: float = 6e-5
+    module_learning_rates: dict[str, float] = field(default_factory=dict)
     layer_decay: float = 1.0
     weight_decay: float = 0.01
     adam_betas: tuple[float, float] = (0.9, 0.98)
@@ -199,6 +207,13 @@ class TrainConfig(DataFields, ModelFields, OptimisationFields, RunFields):
             raise ValueError(
                 f"backbones names {sorted(self.backbones)}: give vision and text, and instruction for VIR."
             )
+        for name, rate in self.module_learning_rates.items():
+            if rate <= 0:
+                raise ValueError(f"module_learning_rates gives {name!r} {rate}: give a rate above 0, or freeze it.")
+        if self.images_on_device and not self.captions_per_image:
+            raise ValueError(
+                "images_on_device is on, but captions_per_image is 0: set how many captions of its image an item shows."
+            )
         if self.streaming:
             _check_streaming(self)
         elif self.steps_per_epoch:
@@ -214,6 +229,7 @@ def _check_streaming(config: TrainConfig) -> None:
         "tokenizer is 'train': give one that is trained already": config.tokenizer == "train" and not config.init_from,
         "instruction_epochs is not 0: train the prior with training.pretrain_tower": config.instruction_epochs,
         "cache_images is on: turn it off": config.cache_images,
+        "images_on_device is on: turn it off": config.images_on_device,
         "split_list is set: give shards that are named after their split": config.split_list,
     }
     for reason, applies in reasons.items():

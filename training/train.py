@@ -21,10 +21,12 @@ import torch
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.utils import set_seed
 from datasets import Dataset
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from modeling_pir import PIRModel, PIRProcessor
 from modeling_pir.errors import one_sentence
+from modeling_pir.modeling_pir import caption_keys
 from training.config import TrainConfig, load_config, parse_assignments
 from training.data.loader import build_loader, epoch_batches, load_splits
 from training.data.rows import scene_names
@@ -35,7 +37,7 @@ from training.loop.joint_loss import joint_losses
 from training.loop.optim import parameter_groups, warmup_then_decay
 from training.loop.raw_temperatures import train_raw_temperatures
 from training.loop.sharding import check_sharding, prepare_sharding, whole_model
-from training.model.adapters import add_lora, freeze_modules
+from training.model.adapters import add_lora, freeze_batch_norm, freeze_modules
 from training.model.build import build_model_and_processor
 from training.model.scene_classifier import prepare_instruction
 from training.report.run_report import finish_run
@@ -146,11 +148,12 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
     if not checkpoints(output_dir):  # else its weights and figures come with the checkpoint
         prior = prepare_instruction(model, splits, scenes, config, processor, accelerator)
     whole = prepare_sharding(accelerator, config, model)
-    groups = parameter_groups(model, config.weight_decay, config.learning_rate, config.layer_decay)
+    rates = config.learning_rate, config.layer_decay, config.module_learning_rates
+    groups = parameter_groups(model, config.weight_decay, *rates)
     adamw = torch.optim.AdamW(groups, betas=config.adam_betas, eps=1e-8, fused=True)
     num_steps = config.epochs * len(loader)
     model, optimizer = accelerator.prepare(model, adamw)
-    loader = loader if config.streaming else accelerator.prepare(loader)
+    loader = accelerator.prepare(loader) if isinstance(loader, DataLoader) else loader
     plain = accelerator.unwrap_model(model, keep_torch_compile=False)
     if config.raw_temperatures:  # behind prepare, which moves the scales to the device; before the schedule
         train_raw_temperatures(plain, adamw, config.weight_decay)
@@ -164,6 +167,8 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
     progress = tqdm(total=num_steps, initial=state["step"], desc="training", disable=not accelerator.is_main_process)
     for epoch in range(state["epoch"], config.epochs):
         model.train()
+        if config.freeze_batch_norm:
+            freeze_batch_norm(plain)
         for batch in timed(epoch_batches(accelerator, loader, epoch, state["step_in_epoch"]), state):
             seed_step(config.seed, state["step"], accelerator.process_index)
             ids = batch.pop("image_ids"), batch.pop("scene_labels")
@@ -171,7 +176,9 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
                 losses = cached_backward(accelerator, model, batch, *ids, config.chunk_size)
             else:
                 outputs = model(**batch)
-                losses = joint_losses(plain, outputs.image_embeds, outputs.text_embeds, *ids, accelerator.process_index)
+                embeds = outputs.image_embeds, outputs.text_embeds
+                captions = caption_keys(batch["input_ids"], batch.get("attention_mask"))
+                losses = joint_losses(plain, *embeds, *ids, accelerator.process_index, captions)
                 accelerator.backward(losses.loss)
             check_loss(losses.loss.detach(), state["step"], output_dir)
             grad_norm = None

@@ -302,6 +302,42 @@ def test_frozen_parts_and_lora_leave_what_they_should(tiny_run):
     assert any(name.startswith("vir.") for name in changed)
 
 
+RESNET = {"model_type": "resnet", "layer_type": "basic", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_frozen_batch_norm_keeps_its_statistics_and_learns_its_weights(tiny_run, tiny_config, frozen):
+    model = model_fields(tiny_config) | {"vision_config": RESNET, "num_instruction_layers": 0}
+    config = tiny_run(model=model, freeze_batch_norm=frozen, epochs=1, image_size=32)
+    train(config)
+    norms = {name: value for name, value in weights(config).items() if "vision_model" in name}
+    means = torch.cat([value for name, value in norms.items() if name.endswith("running_mean")])
+    scales = torch.cat([value for name, value in norms.items() if name.endswith("normalization.weight")])
+    assert bool((means == 0).all()) is frozen
+    assert (scales != 1).any()
+
+
+def test_a_run_with_its_images_on_the_device_resumes_exactly(tiny_run, monkeypatch):
+    whole, cut = tiny_run("whole", images_on_device=True), tiny_run("cut", images_on_device=True)
+    train(whole)
+    calls = iter(range(1, 100))
+    monkeypatch.setattr(train_module, "is_told_to_stop", lambda *_: next(calls) == 3)
+    with pytest.raises(Preempted, match="step 3"):
+        train(cut)
+    train(cut, resume=True)
+    assert_equal_weights(weights(whole), weights(cut))
+
+
+def test_images_on_the_device_need_to_know_how_many_captions_an_item_has(tiny_run):
+    with pytest.raises(ValueError, match="images_on_device is on, but captions_per_image is 0"):
+        tiny_run(images_on_device=True, captions_per_image=0)
+
+
+def test_a_learning_rate_of_a_module_is_above_zero(tiny_run):
+    with pytest.raises(ValueError, match="module_learning_rates gives 'text_model' 0.0: give a rate above 0"):
+        tiny_run(module_learning_rates={"text_model": 0.0})
+
+
 def test_freezing_a_part_that_is_not_there_lists_those_that_are(tiny_run):
     with pytest.raises(ValueError, match="freeze names 'vision_tower', .* it has vision_model"):
         train(tiny_run(freeze=["vision_tower"]))

@@ -2,6 +2,7 @@
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 from datasets import Dataset
@@ -12,6 +13,8 @@ from modeling_pir import PIRProcessor
 from training.data.augment import Augmentation
 from training.data.rows import decode_image
 
+Caption = TypeVar("Caption", str, int)  # a text, or its number
+
 
 def item_seed(*place: int) -> int:
     """Seed of an item's captions and augmentation: a hash of the numbers that say which item it is."""
@@ -19,11 +22,11 @@ def item_seed(*place: int) -> int:
     return int.from_bytes(digest[:8], "little", signed=True)
 
 
-def draw_captions(texts: list[str], num_captions: int) -> list[str]:
+def draw_captions(texts: list[Caption], num_captions: int, generator: torch.Generator | None = None) -> list[Caption]:
     """Captions of an item in random order, without repeats where there are enough; none where there are none."""
     if not texts:  # scenes without captions
         return []
-    order = torch.randperm(len(texts)).tolist()
+    order = torch.randperm(len(texts), generator=generator).tolist()
     repeats = -(-num_captions // len(texts))
     return [texts[place] for place in (order * repeats)[:num_captions]]
 

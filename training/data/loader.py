@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from modeling_pir import PIRConfig, PIRProcessor
 from training.config import TrainConfig
 from training.data.augment import Augmentation
+from training.data.device_images import DeviceLoader
 from training.data.items import TrainCollator, TrainItems
 from training.data.rows import dataset_facts
 from training.data.sources import load_image_captions
@@ -85,8 +86,23 @@ def build_loader(
     scenes: list[str],
     processor: PIRProcessor,
     accelerator: Accelerator,
-) -> DataLoader | StreamLoader:
-    """The loader of the training split, not prepared: a stream's has this process's share already."""
+) -> DataLoader | StreamLoader | DeviceLoader:
+    """The loader of the training split, not prepared: the latter two have this process's share already."""
+    if config.images_on_device:
+        return DeviceLoader(
+            rows,
+            scenes,
+            processor,
+            captions_per_image=config.captions_per_image,
+            batch_size=config.batch_size,
+            crop_scale=config.crop_scale,
+            flips_and_turns=config.flips_and_turns,
+            colour_changes=config.rand_augment,
+            seed=config.seed,
+            device=accelerator.device,
+            process_index=accelerator.process_index,
+            num_processes=accelerator.num_processes,
+        )
     collate = TrainCollator(processor)
     if not config.streaming:
         items = make_items(rows, scenes, config, processor)
@@ -110,10 +126,10 @@ def build_loader(
 
 
 def epoch_batches(
-    accelerator: Accelerator, loader: DataLoader | StreamLoader, epoch: int, start: int
+    accelerator: Accelerator, loader: DataLoader | StreamLoader | DeviceLoader, epoch: int, start: int
 ) -> Iterable[dict[str, torch.Tensor]]:
     """The batches of an epoch from step `start` of it on, the same whether or not those before were asked for."""
-    if isinstance(loader, StreamLoader):
+    if isinstance(loader, StreamLoader | DeviceLoader):
         return loader.epoch(epoch, start)
     loader.dataset.set_epoch(epoch)
     batches = accelerator.skip_first_batches(loader, start) if start else loader

@@ -6,7 +6,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from modeling_pir.modeling_pir import PIRLosses
+from modeling_pir.modeling_pir import PIRLosses, caption_keys
 from training.loop.joint_loss import joint_losses
 
 
@@ -72,7 +72,10 @@ def cached_backward(
             text_rows.append(outputs.text_embeds)
     image_embeds = torch.cat(image_rows).requires_grad_(True)
     text_embeds = torch.cat(text_rows).requires_grad_(True)
-    losses = joint_losses(plain, image_embeds, text_embeds, image_ids, scene_labels, accelerator.process_index)
+    captions = caption_keys(inputs["input_ids"], inputs.get("attention_mask"))
+    losses = joint_losses(
+        plain, image_embeds, text_embeds, image_ids, scene_labels, accelerator.process_index, captions
+    )
     scales = [plain.logit_scale, plain.affiliation_logit_scale]
     scales = [scale for scale in scales if scale is not None and scale.requires_grad]
     # Not backward(): under DistributedDataParallel the scales' gradients would be averaged at this point already.

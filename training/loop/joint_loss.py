@@ -37,6 +37,7 @@ def joint_losses(
     image_ids: torch.Tensor,
     scene_labels: torch.Tensor,
     process_index: int,
+    caption_ids: torch.Tensor | None = None,
 ) -> PIRLosses:
     """Losses of the batch that all processes hold together.
 
@@ -47,6 +48,7 @@ def joint_losses(
         image_ids: (items,) long.
         scene_labels: (items,) long.
         process_index: of this process.
+        caption_ids: (items * captions,) long of `caption_keys`, which `identical_captions="positives"` needs.
 
     Returns:
         The same losses on every process; gradients reach this process's rows.
@@ -57,4 +59,5 @@ def joint_losses(
         gather_rows(image_ids),
         gather_rows(scene_labels),
         gather_rows(torch.full_like(image_ids, process_index)),
+        None if caption_ids is None else gather_rows(caption_ids),
     )

@@ -43,8 +43,42 @@ def learning_rate_factors(model: nn.Module, layer_decay: float) -> dict[str, flo
     return factors
 
 
+def peak_learning_rates(
+    model: nn.Module, learning_rate: float, layer_decay: float, module_learning_rates: dict[str, float]
+) -> dict[str, float]:
+    """The peak learning rate of every parameter.
+
+    Args:
+        model: the model.
+        learning_rate: of what `module_learning_rates` does not name.
+        layer_decay: see [`learning_rate_factors`].
+        module_learning_rates: names of modules or parameters to rates; the longest name that fits wins.
+
+    Returns:
+        Parameter name to learning rate.
+
+    Raises:
+        ValueError: the model has no module of a name.
+    """
+    factors = learning_rate_factors(model, layer_decay)
+    rates = dict.fromkeys(factors, learning_rate)
+    for module in sorted(module_learning_rates, key=len):
+        own = [name for name in factors if name == module or name.startswith(f"{module}.")]
+        if not own:
+            children = ", ".join(name for name, _ in model.named_children())
+            raise ValueError(
+                f"module_learning_rates names {module!r}, but the model has no such part: it has {children} and theirs."
+            )
+        rates |= dict.fromkeys(own, module_learning_rates[module])
+    return {name: rates[name] * factor for name, factor in factors.items()}
+
+
 def parameter_groups(
-    model: nn.Module, weight_decay: float, learning_rate: float, layer_decay: float = 1.0
+    model: nn.Module,
+    weight_decay: float,
+    learning_rate: float,
+    layer_decay: float = 1.0,
+    module_learning_rates: dict[str, float] | None = None,
 ) -> list[dict]:
     """Group the trainable parameters by whether they decay and by their learning rate.
 
@@ -56,17 +90,18 @@ def parameter_groups(
         weight_decay: of the parameters that decay.
         learning_rate: the peak.
         layer_decay: see [`learning_rate_factors`].
+        module_learning_rates: see [`peak_learning_rates`].
 
     Returns:
-        Groups for an optimiser; with `layer_decay=1` two of them, the first of which decays.
+        Groups for an optimiser; with one learning rate for all two of them, the first of which decays.
     """
-    factors = learning_rate_factors(model, layer_decay)
+    rates = peak_learning_rates(model, learning_rate, layer_decay, module_learning_rates or {})
     groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault((decays(name, parameter), factors[name]), []).append(parameter)
+            groups.setdefault((decays(name, parameter), rates[name]), []).append(parameter)
     return [
-        {"params": groups[key], "weight_decay": weight_decay * key[0], "lr": learning_rate * key[1]}
+        {"params": groups[key], "weight_decay": weight_decay * key[0], "lr": key[1]}
         for key in sorted(groups, reverse=True)
     ]
 

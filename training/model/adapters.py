@@ -2,6 +2,8 @@
 
 import copy
 
+from torch import nn
+
 from modeling_pir import PIRModel
 from modeling_pir.extras import need
 
@@ -23,6 +25,13 @@ def freeze_modules(model: PIRModel, names: list[str]) -> None:
             raise ValueError(f"freeze names {name!r}, but the model has no such part: it has {children} and theirs.")
         for parameter in parts:
             parameter.requires_grad_(False)
+
+
+def freeze_batch_norm(model: PIRModel) -> None:
+    """Keep the vision tower's BatchNorm on its own statistics, until the model's mode is set anew."""
+    for module in model.vision_model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
 
 
 def add_lora(model: PIRModel, rank: int) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from modeling_pir import PIRModel
-from training.loop.optim import learning_rate_factors, parameter_groups, warmup_then_decay
+from training.loop.optim import learning_rate_factors, parameter_groups, peak_learning_rates, warmup_then_decay
 
 
 def learning_rates(schedule, num_steps=10, warmup_ratio=0.2):
@@ -63,3 +63,17 @@ def test_learning_rates_fall_block_by_block_towards_the_embeddings(tiny_config):
     assert set(vision) == {0.0625}  # three blocks in two stages, and the downsampling between them
     rates = {group["lr"] for group in parameter_groups(model, 0.1, 1e-3, 0.5)}
     assert rates == {1e-3, 5e-4, 2.5e-4, 1.25e-4, 6.25e-5, 3.125e-5}
+
+
+def test_a_module_has_its_own_learning_rate_and_the_longest_name_wins(tiny_config):
+    rates = peak_learning_rates(
+        PIRModel(tiny_config), 1e-3, 0.5, {"text_model.embeddings": 4e-4, "text_model": 8e-4, "logit_scale": 2e-3}
+    )
+    assert rates["visual_projection.weight"] == 1e-3 and rates["logit_scale"] == 2e-3
+    assert rates["text_model.encoder.layer.1.attention.self.query.weight"] == 8e-4 * 0.5
+    assert rates["text_model.embeddings.word_embeddings.weight"] == 4e-4 * 0.125
+
+
+def test_a_learning_rate_of_a_part_that_is_not_there_lists_those_that_are(tiny_config):
+    with pytest.raises(ValueError, match=r"names 'vision', but the model has no such part: it has vision_model, text"):
+        parameter_groups(PIRModel(tiny_config), 0.1, 1e-3, 1.0, {"vision": 1e-4})
