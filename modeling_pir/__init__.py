@@ -8,11 +8,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .auto_classes import PIRConfig, PIRModel, PIROutput, PIRPreTrainedModel, PIRProcessor
+    from .auto_classes import (
+        PIRConfig,
+        PIRModel,
+        PIROutput,
+        PIRPreTrainedModel,
+        PIRProcessor,
+        PIRTextConfig,
+        PIRTextModelWithProjection,
+        PIRVisionConfig,
+        PIRVisionModelWithProjection,
+    )
 
 __version__ = "0.1.0"
 
-__all__ = ["PIRConfig", "PIRModel", "PIROutput", "PIRPreTrainedModel", "PIRProcessor"]
+__all__ = [
+    "PIRConfig",
+    "PIRModel",
+    "PIROutput",
+    "PIRPreTrainedModel",
+    "PIRProcessor",
+    "PIRTextConfig",
+    "PIRTextModelWithProjection",
+    "PIRVisionConfig",
+    "PIRVisionModelWithProjection",
+]
 
 
 def __getattr__(name: str) -> object:

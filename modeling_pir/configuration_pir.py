@@ -5,7 +5,8 @@
 """Configuration of PIR: every number of the architecture, and the configurations of the three towers."""
 
 import math
-from typing import Literal
+import os
+from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
@@ -156,4 +157,31 @@ class PIRConfig(PreTrainedConfig):
             )
 
 
-__all__ = ["PIRConfig"]
+class _OneSideConfig(PIRConfig):
+    """A [`PIRConfig`] read for one side of the model; the other side's numbers stay as they are."""
+
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The configuration of this side: as it was saved, or made of the whole model's."""
+        values, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if values.get("model_type") == PIRConfig.model_type:
+            values = {name: value for name, value in values.items() if name != "auto_map"}  # it names the whole model
+            values["model_type"] = cls.model_type
+        return values, kwargs
+
+
+class PIRVisionConfig(_OneSideConfig):
+    """Configuration of [`PIRVisionModelWithProjection`]: the fields of [`PIRConfig`]."""
+
+    model_type = "pir_vision_model"
+
+
+class PIRTextConfig(_OneSideConfig):
+    """Configuration of [`PIRTextModelWithProjection`]: the fields of [`PIRConfig`]."""
+
+    model_type = "pir_text_model"
+
+
+__all__ = ["PIRConfig", "PIRTextConfig", "PIRVisionConfig"]

@@ -10,7 +10,6 @@ names in back-ticks after "official" are that code's.
 """
 
 import inspect
-import math
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +17,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig
+from transformers import AutoConfig
 from transformers import initialization as init
-from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
@@ -29,28 +27,19 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_pir import PIRConfig, num_patches
-from .layers_pir import LCA, VIR
+from .layers_pir import LCA
 from .loss_pir import affiliation_loss, contrastive_loss, same_caption_targets, same_image_targets, triplet_loss
+from .towers_pir import (
+    PIRImageFeatures,
+    PIRPreTrainedModel,
+    PIRTextSide,
+    PIRVisionSide,
+    build_tower,
+    count_prefix_tokens,
+    tower_width,
+)
 
 MAX_LOGIT_SCALE = 100.0  # CLIP's bound: below a temperature of 0.01 training gets unstable
-
-
-@dataclass
-class PIRImageFeatures(BaseModelOutputWithPooling):
-    """Output of [`PIRModel.get_image_features`].
-
-    Attributes:
-        last_hidden_state: of the vision tower.
-        pooler_output: (batch, projection_dim), the image's embedding before normalisation.
-        belief_scores: (batch, 1 + patches) float32, how far the instruction believes each token; rows sum to 1. Row 0
-            is the pooled token, then the patches in raster order. None without instruction.
-        filtered_indices: (batch, filter_size) long, the tokens kept, most believed first. None without instruction.
-        instruction_model_output: the instruction tower's output. None without instruction.
-    """
-
-    belief_scores: torch.FloatTensor | None = None
-    filtered_indices: torch.LongTensor | None = None
-    instruction_model_output: BaseModelOutputWithPooling | None = None
 
 
 @dataclass
@@ -99,57 +88,7 @@ class PIRLosses:
     affiliation_loss: torch.Tensor | None
 
 
-def _build_tower(config: PreTrainedConfig, **kwargs: object) -> PreTrainedModel:
-    """A tower with random weights; keyword arguments that its class does not take are left out."""
-    accepted = inspect.signature(MODEL_MAPPING[type(config)].__init__).parameters
-    model_kwargs = {name: value for name, value in kwargs.items() if name in accepted or name == "attn_implementation"}
-    return AutoModel.from_config(config, **model_kwargs)
-
-
-def tower_width(tower: PreTrainedModel) -> int:
-    """Channels of a tower's tokens and of its pooled vector."""
-    if hasattr(tower, "timm_model"):
-        return tower.timm_model.num_features
-    config = tower.config
-    return config.hidden_sizes[-1] if hasattr(config, "hidden_sizes") else config.hidden_size
-
-
-def _num_prefix_tokens(tower: PreTrainedModel) -> int:
-    """Class, distillation and register tokens that a vision tower puts in front of its patches."""
-    if hasattr(tower, "timm_model"):
-        return getattr(tower.timm_model, "num_prefix_tokens", 0)
-    names = ("cls_token", "class_embedding", "distillation_token")
-    own_tokens = sum(name.endswith(names) for name, _ in tower.named_parameters())
-    return own_tokens + getattr(tower.config, "num_register_tokens", 0)
-
-
-class PIRPreTrainedModel(PreTrainedModel):
-    """Loading, saving and initialisation."""
-
-    config: PIRConfig
-    base_model_prefix = "pir"
-    input_modalities = ("image", "text")
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["PIRTransformerEncoderLayer"]
-    _supports_sdpa = True
-    _supports_flash_attn = False  # Swin has none
-    _supports_attention_backend = True
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        """Initialise PIR's own modules as PyTorch does by default, like the official code; towers do their own."""
-        super()._init_weights(module)
-        if isinstance(module, nn.Linear):
-            bound = 1 / math.sqrt(module.in_features)
-            init.uniform_(module.weight, -bound, bound)
-            init.uniform_(module.bias, -bound, bound)
-        elif isinstance(module, PIRModel):
-            init.constant_(module.logit_scale, self.config.logit_scale_init_value)
-            if module.affiliation_logit_scale is not None:
-                init.constant_(module.affiliation_logit_scale, self.config.logit_scale_init_value)
-
-
-class PIRModel(PIRPreTrainedModel):
+class PIRModel(PIRVisionSide, PIRTextSide, PIRPreTrainedModel):
     """PIR (paper, figure 2): two towers, an instructed vision side (VIR), a cyclic text side (LCA).
 
     image_embeds = unit(v_cls + v_loc) and text_embeds = unit(t_cls + t_loc), where v_cls and t_cls are the projected
@@ -159,24 +98,13 @@ class PIRModel(PIRPreTrainedModel):
 
     def __init__(self, config: PIRConfig) -> None:
         super().__init__(config)
-        self.vision_model = _build_tower(config.vision_config)
-        # BERT's pooler is a head for next-sentence prediction, not a pooled sentence: row 0 is read instead.
-        self.text_model = _build_tower(config.text_config, add_pooling_layer=False)
-        if not config.mask_padding:  # what takes part learns its embedding, which towers keep from their padding
-            self.text_model.get_input_embeddings().padding_idx = None
-        self.num_prefix_tokens = _num_prefix_tokens(self.vision_model)
-        self.text_takes_token_types = "token_type_ids" in inspect.signature(self.text_model.forward).parameters
+        self.vision_model = build_tower(config.vision_config)
+        self._build_text_tower(config)
+        self.num_prefix_tokens = count_prefix_tokens(self.vision_model)
         self.visual_projection = nn.Linear(tower_width(self.vision_model), config.projection_dim)
         self.text_projection = nn.Linear(tower_width(self.text_model), config.projection_dim)
-        self.instruction_model, self.instruction_projection, self.vir, self.lca = None, None, None, None
-        if config.has_instruction:
-            # Convolutional towers have no attention to choose, and refuse an explicit choice.
-            self.instruction_model = _build_tower(config.instruction_config, attn_implementation="eager")
-            self.instruction_projection = nn.Linear(tower_width(self.instruction_model), config.projection_dim)
-        if config.num_instruction_layers:
-            self.vir = VIR(config)
-        if config.num_cycles:
-            self.lca = LCA(config)
+        self._build_instruction(config)
+        self.lca = LCA(config) if config.num_cycles else None
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
         self.affiliation_logit_scale = None
         if config.affiliation_weight > 0:
@@ -223,35 +151,19 @@ class PIRModel(PIRPreTrainedModel):
                 getattr(model, f"{name}_model").load_state_dict(tower.state_dict())
         return model.eval()
 
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self:
+            init.constant_(self.logit_scale, self.config.logit_scale_init_value)
+            if self.affiliation_logit_scale is not None:
+                init.constant_(self.affiliation_logit_scale, self.config.logit_scale_init_value)
+
     def tie_weights(self, *args: object, **kwargs: object) -> None:
         """Freeze what does not train; the last hook of building and of `from_pretrained`, which replaces parameters."""
         super().tie_weights(*args, **kwargs)
         if self.config.contrastive_objective == "triplet":
             self.logit_scale.requires_grad_(False)  # not in the loss: processes would wait for its gradient
-        if self.instruction_model is not None and self.config.freeze_instruction_encoder:
-            self.instruction_model.requires_grad_(False)
-
-    def train(self, mode: bool = True) -> "PIRModel":
-        """Set training mode, but keep a frozen prior's BatchNorm on its own statistics."""
-        super().train(mode)
-        config = self.config
-        if self.instruction_model is not None and config.freeze_instruction_encoder:
-            self.instruction_model.train(mode and not config.freeze_instruction_batch_norm)
-        return self
-
-    def set_attn_implementation(self, attn_implementation: str | dict, *args: object, **kwargs: object) -> None:
-        """Switch the attention of both towers, VIR and LCA; the prior, which may have none to switch, keeps its own."""
-        if isinstance(attn_implementation, str):
-            attn_implementation = dict.fromkeys(("", "vision_config", "text_config"), attn_implementation)
-        super().set_attn_implementation(attn_implementation, *args, **kwargs)
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Word embeddings of the text tower."""
-        return self.text_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the word embeddings of the text tower."""
-        self.text_model.set_input_embeddings(value)
 
     def enable_input_require_grads(self) -> None:
         """Make both towers' first outputs require gradients (for adapters with gradient checkpointing).
@@ -265,118 +177,6 @@ class PIRModel(PIRPreTrainedModel):
             for module in modules
         ]
         self._require_grads_hook = self._require_grads_hooks[0]
-
-    def _image_tokens(self, outputs: BaseModelOutputWithPooling) -> torch.Tensor:
-        """Projected vision tokens (batch, 1 + patches, dim): row 0 pooled, then the grid in raster order."""
-        tokens = outputs.last_hidden_state
-        if tokens.dim() == 4:  # timm: (batch, rows, cols, width); convolutional towers: (batch, width, rows, cols)
-            width = self.visual_projection.in_features
-            tokens = tokens if tokens.shape[-1] == width else tokens.permute(0, 2, 3, 1)
-            tokens = tokens.flatten(1, 2)
-        patches = tokens[:, self.num_prefix_tokens :]
-        pooled = getattr(outputs, "pooler_output", None)
-        if pooled is None:
-            pooled = tokens[:, 0] if self.num_prefix_tokens else patches.mean(dim=1)
-        pooled = pooled.flatten(1)  # convolutional towers: (batch, width, 1, 1)
-        return self.visual_projection(torch.cat([pooled[:, None], patches], dim=1))
-
-    def _instruct(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, BaseModelOutputWithPooling]:
-        """The prior's projected scene feature (batch, dim), and its output."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_instruction_encoder):
-            outputs = self.instruction_model(pixel_values, return_dict=True)
-        return self.instruction_projection(outputs.pooler_output.flatten(1)), outputs
-
-    @can_return_tuple
-    def get_image_features(
-        self, pixel_values: torch.FloatTensor, **kwargs: Unpack[TransformersKwargs]
-    ) -> tuple | BaseModelOutputWithPooling:
-        """Embed images.
-
-        Args:
-            pixel_values: (batch, 3, height, width), normalised RGB from the processor.
-            kwargs: passed to the vision tower (`output_attentions`, `output_hidden_states`...).
-
-        Returns:
-            [`PIRImageFeatures`]; `pooler_output` (batch, projection_dim) is the image's embedding, NOT of unit norm.
-
-        Example:
-        ```python
-        >>> features = model.get_image_features(**processor(images=image, return_tensors="pt"))
-        >>> image_embeds = torch.nn.functional.normalize(features.pooler_output, dim=-1)
-        ```
-        """
-        # The same numbers in another order in memory, in which convolutions are faster, most of all in bfloat16.
-        pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
-        vision_outputs = self.vision_model(pixel_values, return_dict=True, **kwargs)
-        image_tokens = self._image_tokens(vision_outputs)  # (batch, 1 + patches, dim)
-        instruction_embeds, instruction_outputs, belief_scores, filtered_indices = None, None, None, None
-        image_features = image_tokens[:, 0]
-        if self.instruction_model is not None:
-            instruction_embeds, instruction_outputs = self._instruct(pixel_values)
-        if self.vir is not None:
-            local_features, belief_scores, filtered_indices = self.vir(image_tokens, instruction_embeds)
-            image_features = image_features + local_features
-        return PIRImageFeatures(
-            last_hidden_state=vision_outputs.last_hidden_state,
-            pooler_output=image_features,
-            hidden_states=vision_outputs.hidden_states,
-            attentions=getattr(vision_outputs, "attentions", None),
-            belief_scores=belief_scores,
-            filtered_indices=filtered_indices,
-            instruction_model_output=instruction_outputs,
-        )
-
-    @can_return_tuple
-    def get_text_features(
-        self,
-        input_ids: torch.LongTensor,
-        attention_mask: torch.LongTensor | None = None,
-        token_type_ids: torch.LongTensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple | BaseModelOutputWithPooling:
-        """Embed texts.
-
-        Args:
-            input_ids: (batch, length) long.
-            attention_mask: (batch, length), 1 for a token and 0 for padding; None takes every position for a token.
-            token_type_ids: (batch, length), for towers that take it.
-            position_ids: (batch, length) or (1, length).
-            kwargs: passed to the text tower.
-
-        Returns:
-            BaseModelOutputWithPooling; `pooler_output` (batch, projection_dim), the text's embedding, NOT of unit norm.
-        """
-        if not self.config.mask_padding:
-            attention_mask = None
-        if token_type_ids is not None and self.text_takes_token_types:
-            kwargs["token_type_ids"] = token_type_ids
-        outputs = self.text_model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            return_dict=True,
-            **kwargs,
-        )
-        states = outputs.last_hidden_state
-        pooled = getattr(outputs, "pooler_output", None)
-        if pooled is None and self.config.text_pooling == "mean":
-            pooled = _mean_of_tokens(states, attention_mask)
-        if pooled is not None:  # a causal tower (CLIP's): its first row has read nothing, so the pooled vector goes in
-            states = torch.cat([pooled[:, None], states], dim=1)  # front, as for images
-            if attention_mask is not None:
-                attention_mask = F.pad(attention_mask, (1, 0), value=1)
-        text_tokens = self.text_projection(states)  # (batch, tokens, dim)
-        text_features = text_tokens[:, 0]
-        if self.lca is not None:
-            mask = create_bidirectional_mask(self.config, text_tokens, attention_mask)
-            text_features = text_features + self.lca(text_tokens, mask)
-        return BaseModelOutputWithPooling(
-            last_hidden_state=outputs.last_hidden_state,
-            pooler_output=text_features,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
 
     def compute_loss(
         self,
@@ -500,14 +300,6 @@ class PIRModel(PIRPreTrainedModel):
             text_model_output=text_outputs,
             instruction_model_output=image_outputs.instruction_model_output,
         )
-
-
-def _mean_of_tokens(states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """Mean over the tokens, (batch, tokens, width) to (batch, width), padding left out."""
-    if attention_mask is None:
-        return states.mean(dim=1)
-    weights = attention_mask[:, :, None].to(states.dtype)
-    return (states * weights).sum(dim=1) / weights.sum(dim=1)
 
 
 def caption_keys(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:

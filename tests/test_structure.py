@@ -35,7 +35,9 @@ MAY_IMPORT = {
     "training/data/sample": "",
     "training/config": "",
 }
-MODEL_FILES = {"captions_pir", "configuration_pir", "layers_pir", "modeling_pir", "loss_pir", "processing_pir"}
+MODEL_FILES = {
+    "captions_pir", "configuration_pir", "layers_pir", "loss_pir", "modeling_pir", "processing_pir", "towers_pir",
+}  # fmt: skip
 MODEL_IMPORTS = {"torch", "transformers", "huggingface_hub", *sys.stdlib_module_names}
 MAX_FILES, MAX_LINES, MAX_LOOP_LINES = 10, 60, 110
 

@@ -14,6 +14,7 @@ from .pretrained import check_model_folder
 
 MODEL_FILES = (
     "captions_pir.py", "configuration_pir.py", "layers_pir.py", "loss_pir.py", "modeling_pir.py", "processing_pir.py",
+    "towers_pir.py",
 )  # fmt: skip
 AUTO_MAP = {
     "AutoConfig": "configuration_pir.PIRConfig",
