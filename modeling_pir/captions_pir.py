@@ -7,10 +7,11 @@
 import re
 
 _DROPPED = str.maketrans("-/", "  ", ",.'!?\"()*#:;~")
+MAX_WORDS = 30  # of a caption that are kept
 _WHITESPACE_RUN = re.compile(r"\s{2,}")
 
 
-def clean_caption(text: str, max_words: int = 30) -> str:
+def clean_caption(text: str, max_words: int = MAX_WORDS) -> str:
     """Clean a caption by the official rules (`pre_caption`).
 
     Lower case; the characters , . ' ! ? " ( ) * # : ; ~ deleted; hyphen and slash to a space; "<person>" to "person";
@@ -34,4 +35,4 @@ def clean_caption(text: str, max_words: int = 30) -> str:
     return cleaned
 
 
-__all__ = ["clean_caption"]
+__all__ = ["MAX_WORDS", "clean_caption"]

@@ -44,7 +44,7 @@ def add_export(subparsers: Subparsers) -> None:
         subparsers,
         "export",
         _export,
-        "write both encoders as ONNX models and torch.export programs, checked against the model",
+        "write both sides as ONNX models, as transformers.js reads them, and torch.export programs; checked",
         "pir export org/pir-rsicd exported",
     )
     parser.add_argument("model", metavar="MODEL", help="Hub id or folder")
@@ -55,10 +55,12 @@ def _export(args: argparse.Namespace) -> int:
     """Export, and say how close the result is."""
     from ..convert.export_encoders import export
 
-    differences = export(args.model, args.output)
+    found = export(args.model, args.output)
     if args.json:
-        print(json.dumps({"output": args.output, "differences": differences}))
+        print(json.dumps({"output": args.output, "found": found}))
         return 0
-    for name, difference in differences.items():
-        print(f"{args.output}/{name}.onnx and .pt2: at most {difference:.1e} from the model")
+    for name, of_side in found.items():
+        print(f"{args.output}/onnx/{name}.onnx and {name}.pt2: at most {of_side['difference']:.1e} from the model")
+        for form in ("quantized", "fp16"):
+            print(f"{args.output}/onnx/{name}_{form}.onnx: cosine to the model's vectors at least {of_side[form]:.4f}")
     return 0

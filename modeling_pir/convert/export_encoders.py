@@ -1,65 +1,66 @@
-"""PIR's two encoders as torch.export programs and ONNX models, checked against the model they come from.
+"""PIR's two sides as ONNX models, laid out as transformers.js reads them, and as torch.export programs; checked.
 
     pir export MODEL OUT
 
-OUT gets `image_encoder` and `text_encoder`, each as .pt2 (torch.export.load) and .onnx, and the processor. Both give
-unit vectors, for any number of images or texts and any text length the text tower takes.
+OUT gets `onnx/text_model.onnx` and `onnx/vision_model.onnx`, each also as `_quantized` (8 bits) and `_fp16`, the same
+two as `text_model.pt2` and `vision_model.pt2` (torch.export.load), and the processor, whose tokenizer cleans captions
+by itself. All give unit vectors, for any number of images or texts and any text length the text tower takes.
 """
 
-import copy
+import json
+import logging
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from tokenizers import Regex, normalizers
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from ..extras import need
 from ..hub.pretrained import load_pretrained
-from ..modeling_pir import PIRModel
+from ..captions_pir import MAX_WORDS
+from ..processing_pir import PIRProcessor
+from ..towers_pir import PIRTextModelWithProjection, PIRVisionModelWithProjection
 
 TOLERANCE = 1e-4  # largest difference of a coordinate of a unit vector between an export and the model
-IMAGE_PARTS = ("vision_model", "visual_projection", "instruction_model", "instruction_projection", "vir")
-TEXT_PARTS = ("text_model", "text_projection", "lca")
+VISION, TEXT = "vision_model", "text_model"
+INPUTS = {VISION: ["pixel_values"], TEXT: ["input_ids", "attention_mask"]}
+OUTPUTS = {VISION: "image_embeds", TEXT: "text_embeds"}
 
-
-def without(model: PIRModel, parts: tuple[str, ...]) -> PIRModel:
-    """The model less modules that a saved program would carry along unused; it shares its weights with `model`."""
-    rest = copy.copy(model)
-    rest._modules = {name: module for name, module in model._modules.items() if name not in parts}
-    return rest
+Batch = dict[str, torch.Tensor]
 
 
 class ImageEncoder(nn.Module):
     """Images to unit vectors: pixel_values (images, 3, height, width) to image_embeds (images, dim)."""
 
-    def __init__(self, model: PIRModel) -> None:
+    def __init__(self, model: PIRVisionModelWithProjection) -> None:
         super().__init__()
-        self.model = without(model, TEXT_PARTS)
+        self.model = model
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Embed."""
-        return F.normalize(self.model.get_image_features(pixel_values).pooler_output, dim=-1)
+        return self.model(pixel_values).image_embeds
 
 
 class TextEncoder(nn.Module):
     """Texts to unit vectors: input_ids and attention_mask (texts, length) to text_embeds (texts, dim)."""
 
-    def __init__(self, model: PIRModel) -> None:
+    def __init__(self, model: PIRTextModelWithProjection) -> None:
         super().__init__()
-        self.model = without(model, IMAGE_PARTS)
+        self.model = model
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Embed."""
-        return F.normalize(self.model.get_text_features(input_ids, attention_mask).pooler_output, dim=-1)
+        return self.model(input_ids, attention_mask).text_embeds
 
 
-def example_images(model: PIRModel, batch: int, height: int, width: int) -> dict[str, torch.Tensor]:
+def example_images(model: PIRVisionModelWithProjection, batch: int, height: int, width: int) -> Batch:
     """Random inputs of [`ImageEncoder`], of about the processor's range."""
     return {"pixel_values": torch.randn(batch, 3, height, width, dtype=model.dtype)}
 
 
-def example_texts(model: PIRModel, batch: int, length: int) -> dict[str, torch.Tensor]:
+def example_texts(model: PIRTextModelWithProjection, batch: int, length: int) -> Batch:
     """Random inputs of [`TextEncoder`]; the last text fills the length, the others are padded by one more each."""
     input_ids = torch.randint(model.config.text_config.vocab_size, (batch, length))
     real_tokens = (length - torch.arange(batch).flip(0)).clamp(min=1)  # (batch,)
@@ -67,7 +68,7 @@ def example_texts(model: PIRModel, batch: int, length: int) -> dict[str, torch.T
 
 
 @torch.no_grad()  # without it, the frozen prior's own no_grad becomes an operator that a saved program cannot load
-def export_image_encoder(model: PIRModel, height: int, width: int) -> ExportedProgram:
+def export_image_encoder(model: PIRVisionModelWithProjection, height: int, width: int) -> ExportedProgram:
     """Trace the image side.
 
     Args:
@@ -83,7 +84,7 @@ def export_image_encoder(model: PIRModel, height: int, width: int) -> ExportedPr
 
 
 @torch.no_grad()
-def export_text_encoder(model: PIRModel) -> ExportedProgram:
+def export_text_encoder(model: PIRTextModelWithProjection) -> ExportedProgram:
     """Trace the text side.
 
     Args:
@@ -98,48 +99,101 @@ def export_text_encoder(model: PIRModel) -> ExportedProgram:
     return torch.export.export(TextEncoder(model), inputs, dynamic_shapes=(free, free))
 
 
-def save_program(program: ExportedProgram, output: Path, name: str, inputs: list[str], result: str) -> None:
-    """Write a program as `name`.pt2 and `name`.onnx into the folder `output`."""
+def save_program(program: ExportedProgram, output: Path, name: str) -> None:
+    """Write a program as `name`.pt2 and onnx/`name`.onnx into the folder `output`."""
     torch.export.save(program, output / f"{name}.pt2")
     onnx_program = torch.onnx.export(
-        program, dynamo=True, input_names=inputs, output_names=[result], verbose=False, external_data=False
+        program, dynamo=True, input_names=INPUTS[name], output_names=[OUTPUTS[name]], verbose=False, external_data=False
     )
-    onnx_program.save(output / f"{name}.onnx")
+    onnx_program.save(output / "onnx" / f"{name}.onnx")
+
+
+def write_reduced(folder: Path, name: str) -> None:
+    """Write `name`_quantized.onnx, its matrices in blocks of 8 bits, and `name`_fp16.onnx beside `name`.onnx.
+
+    Convolutions and tables of embeddings stay in float32 in the quantized model: in 8 bits the first are slower at run
+    time, and the second, for which there is one scale a table alone, change the ranking.
+    """
+    import onnx
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    source = folder / f"{name}.onnx"
+    quantizer = MatMulNBitsQuantizer(onnx.load(source), bits=8, block_size=32, is_symmetric=True, accuracy_level=4)
+    logging.getLogger("onnxruntime.quantization").setLevel(logging.WARNING)  # else a line for every operator
+    quantizer.process()
+    quantizer.model.save_model_to_file(str(folder / f"{name}_quantized.onnx"), False)
+    half = convert_float_to_float16(onnx.load(source), keep_io_types=True)
+    onnx.save(half, folder / f"{name}_fp16.onnx")
+
+
+def cleaning_normalizers() -> list[normalizers.Normalizer]:
+    """The rules of `clean_caption` as steps of a tokenizer, for programs that have the tokenizer alone."""
+    words = rf"(?<=^(?:[^ ]+ ){{{MAX_WORDS - 1}}}[^ ]+) .*$"
+    return [
+        normalizers.Lowercase(),
+        normalizers.Replace(Regex(r"""[,.'!?"()*#:;~]"""), ""),
+        normalizers.Replace(Regex(r"[-/]"), " "),
+        normalizers.Replace("<person>", "person"),
+        normalizers.Replace(Regex(r"\s{2,}"), " "),
+        normalizers.Strip(),
+        normalizers.Replace(Regex(words), ""),
+    ]
+
+
+def write_processor(processor: PIRProcessor, output: Path) -> None:
+    """Save the processor, its tokenizer with the cleaning in it, and `preprocessor_config.json` for transformers.js."""
+    processor.save_pretrained(output)
+    (output / "preprocessor_config.json").write_text(processor.image_processor.to_json_string())
+    if processor.caption_cleaning:
+        path = output / "tokenizer.json"
+        tokenizer = json.loads(path.read_text())
+        steps = [json.loads(step.__getstate__()) for step in cleaning_normalizers()]
+        own = [tokenizer["normalizer"]] if tokenizer["normalizer"] else []
+        tokenizer["normalizer"] = {"type": "Sequence", "normalizers": steps + own}
+        path.write_text(json.dumps(tokenizer, ensure_ascii=False, indent=2))
 
 
 @torch.inference_mode()
-def largest_difference(encoder: nn.Module, folder: Path, name: str, batches: list[dict[str, torch.Tensor]]) -> float:
-    """Largest difference of any coordinate between the model and what was written of it, both forms.
+def compare(encoder: nn.Module, folder: Path, name: str, batches: list[Batch]) -> dict[str, float]:
+    """How what was written differs from the model.
 
     Args:
         encoder: [`ImageEncoder`] or [`TextEncoder`].
         folder: where the exports are.
         name: of the exports.
         batches: inputs of different shapes.
+
+    Returns:
+        `difference`: the largest of any coordinate, of the float32 forms; `quantized` and `fp16`: the smallest cosine.
     """
     from onnxruntime import InferenceSession
 
-    session = InferenceSession(folder / f"{name}.onnx", providers=["CPUExecutionProvider"])
+    forms = {form: folder / "onnx" / f"{name}{form}.onnx" for form in ("", "_quantized", "_fp16")}
+    sessions = {form: InferenceSession(path, providers=["CPUExecutionProvider"]) for form, path in forms.items()}
     program = torch.export.load(folder / f"{name}.pt2").module()
-    differences = []
+    found = {"difference": 0.0, "quantized": 1.0, "fp16": 1.0}
     for batch in batches:
         expected = encoder(*batch.values())
-        (onnx_embeds,) = session.run(None, {key: tensor.numpy() for key, tensor in batch.items()})
-        for embeds in (torch.from_numpy(onnx_embeds), program(*batch.values())):
-            differences.append((embeds - expected).abs().max().item())
-    return max(differences)
+        arrays = {key: tensor.numpy() for key, tensor in batch.items()}
+        embeds = {form: torch.from_numpy(session.run(None, arrays)[0]) for form, session in sessions.items()}
+        for own in (embeds[""], program(*batch.values())):
+            found["difference"] = max(found["difference"], (own - expected).abs().max().item())
+        for form in ("quantized", "fp16"):
+            cosine = F.cosine_similarity(embeds[f"_{form}"], expected).min().item()
+            found[form] = min(found[form], cosine)
+    return found
 
 
-def export(name_or_path: str, output: str | Path) -> dict[str, float]:
-    """Export both encoders of a model and check them.
+def export(name_or_path: str, output: str | Path) -> dict[str, dict[str, float]]:
+    """Export both sides of a model and check them.
 
     Args:
         name_or_path: Hub id or folder.
         output: folder that is written.
 
     Returns:
-        For "image_encoder" and "text_encoder", the largest difference of any coordinate from the model, over batches of
-        1 and 3 and texts of several lengths.
+        For "vision_model" and "text_model" what [`compare`] finds, in batches of 1 and 3 and texts of several lengths.
 
     Raises:
         ImportError: the extra `onnx` is missing.
@@ -147,24 +201,32 @@ def export(name_or_path: str, output: str | Path) -> dict[str, float]:
     """
     for package in ("onnxruntime", "onnxscript"):
         need(package, "onnx", "The export needs")
-    model, processor = load_pretrained(name_or_path)
-    model.float().set_attn_implementation("eager")  # ONNX has no kernel for Swin's views of fused attention
+    _, processor = load_pretrained(name_or_path)
+    # ONNX has no kernel for Swin's views of fused attention.
+    vision = PIRVisionModelWithProjection.from_pretrained(name_or_path, dtype=torch.float32)
+    text = PIRTextModelWithProjection.from_pretrained(name_or_path, dtype=torch.float32)
+    for side in (vision, text):
+        side.set_attn_implementation("eager")
     output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
-    processor.save_pretrained(output)
+    (output / "onnx").mkdir(parents=True, exist_ok=True)
+    write_processor(processor, output)
     size = processor.image_processor.size
     height, width = size["height"], size["width"]
-    longest = min(model.config.text_config.max_position_embeddings, processor.text_kwargs["max_length"])
-    save_program(export_image_encoder(model, height, width), output, "image_encoder", ["pixel_values"], "image_embeds")
-    save_program(export_text_encoder(model), output, "text_encoder", ["input_ids", "attention_mask"], "text_embeds")
+    longest = min(text.config.text_config.max_position_embeddings, processor.text_kwargs["max_length"])
+    save_program(export_image_encoder(vision, height, width), output, VISION)
+    save_program(export_text_encoder(text), output, TEXT)
+    for name in (VISION, TEXT):
+        write_reduced(output / "onnx", name)
     torch.manual_seed(0)
-    images = [example_images(model, batch, height, width) for batch in (1, 3)]
-    texts = [example_texts(model, batch, length) for batch, length in ((1, 3), (3, 12), (2, longest))]
-    differences = {
-        "image_encoder": largest_difference(ImageEncoder(model), output, "image_encoder", images),
-        "text_encoder": largest_difference(TextEncoder(model), output, "text_encoder", texts),
+    images = [example_images(vision, batch, height, width) for batch in (1, 3)]
+    texts = [example_texts(text, batch, length) for batch, length in ((1, 3), (3, 12), (2, longest))]
+    found = {
+        VISION: compare(ImageEncoder(vision), output, VISION, images),
+        TEXT: compare(TextEncoder(text), output, TEXT, texts),
     }
-    for name, difference in differences.items():
-        if not difference <= TOLERANCE:
-            raise ValueError(f"The exported {name} differs from the model by {difference:.1e}: do not use {output}.")
-    return differences
+    for name, values in found.items():
+        if not values["difference"] <= TOLERANCE:
+            raise ValueError(
+                f"The exported {name} differs from the model by {values['difference']:.1e}: do not use {output}."
+            )
+    return found

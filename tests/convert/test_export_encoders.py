@@ -1,15 +1,31 @@
+import json
+
 import onnxruntime
 import pytest
 import torch
+from tokenizers import Tokenizer, normalizers
 
+from modeling_pir import PIRProcessor, PIRTextModelWithProjection, PIRVisionModelWithProjection
 from modeling_pir.cli.main import main
 from modeling_pir.convert.export_encoders import (
     TOLERANCE,
+    cleaning_normalizers,
     example_texts,
     export,
     export_image_encoder,
     export_text_encoder,
+    write_processor,
 )
+from modeling_pir.processing_pir import clean_caption
+
+CAPTIONS = [
+    "Many PLANES, are parked -- beside a Terminal!",
+    "  a  river/stream (curved) runs through: the <person>'s forest ; #1 ~ *",
+    "An image of\ttwo storage tanks\n",
+    " ".join(f"w{number}" for number in range(40)),
+    " - a - b - c - " * 20,
+    "Gebäude und Straßen, viele!",
+]
 
 
 @pytest.fixture
@@ -19,53 +35,95 @@ def folder(tmp_path, tiny_model, tiny_processor):
     return tmp_path / "model"
 
 
-def test_example_texts_are_padded_to_one_length(tiny_model):
-    mask = example_texts(tiny_model, 3, 5)["attention_mask"]
+def side(kind, folder):
+    model = kind.from_pretrained(folder)
+    model.set_attn_implementation("eager")
+    return model
+
+
+def test_example_texts_are_padded_to_one_length(folder):
+    mask = example_texts(side(PIRTextModelWithProjection, folder), 3, 5)["attention_mask"]
     assert mask.tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
 
 
-def test_traced_text_encoder_takes_any_number_and_length(tiny_model):
-    tiny_model.set_attn_implementation("eager")
-    program = export_text_encoder(tiny_model).module()
-    assert not any("vision_model" in name for name in program.state_dict())
+def test_traced_text_encoder_takes_any_number_and_length(folder, tiny_model):
+    text_side = side(PIRTextModelWithProjection, folder)
+    program = export_text_encoder(text_side).module()
     for texts, length in ((1, 3), (4, 11), (2, 64)):
-        inputs = example_texts(tiny_model, texts, length)
+        inputs = example_texts(text_side, texts, length)
         expected = torch.nn.functional.normalize(tiny_model.get_text_features(**inputs).pooler_output, dim=-1)
         torch.testing.assert_close(program(*inputs.values()), expected, atol=TOLERANCE, rtol=0)
 
 
-def test_traced_image_encoder_takes_any_number(tiny_model, tiny_processor, tiny_images):
-    tiny_model.set_attn_implementation("eager")
-    program = export_image_encoder(tiny_model, 32, 32).module()
-    assert not any("text_model" in name for name in program.state_dict())  # it would be saved along, unused
+def test_traced_image_encoder_takes_any_number(folder, tiny_model, tiny_processor, tiny_images):
+    program = export_image_encoder(side(PIRVisionModelWithProjection, folder), 32, 32).module()
     for images in (tiny_images[:1], tiny_images):
         pixel_values = tiny_processor(images=images, return_tensors="pt")["pixel_values"]
         expected = torch.nn.functional.normalize(tiny_model.get_image_features(pixel_values).pooler_output, dim=-1)
         torch.testing.assert_close(program(pixel_values), expected, atol=TOLERANCE, rtol=0)
 
 
+def test_a_timm_tower_is_traced_too(tmp_path, tiny_config, tiny_images, tiny_processor):
+    from modeling_pir import PIRConfig, PIRModel
+
+    fields = tiny_config.to_diff_dict() | {
+        "vision_config": {"model_type": "timm_wrapper", "architecture": "test_efficientnet", "model_args": {}},
+        "num_instruction_layers": 0,
+    }
+    PIRModel(PIRConfig(**fields)).save_pretrained(tmp_path)
+    model = side(PIRVisionModelWithProjection, tmp_path)
+    program = export_image_encoder(model, 32, 32).module()
+    pixel_values = tiny_processor(images=tiny_images, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        expected = model(pixel_values).image_embeds
+    torch.testing.assert_close(program(pixel_values), expected, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("caption", CAPTIONS)
+def test_the_normalizer_cleans_as_the_processor(caption):
+    assert normalizers.Sequence(cleaning_normalizers()).normalize_str(caption) == clean_caption(caption)
+
+
+def test_an_exported_tokenizer_gives_the_processor_s_tokens(tmp_path, tiny_processor):
+    processor = PIRProcessor(tiny_processor.image_processor, tiny_processor.tokenizer, caption_cleaning=True)
+    write_processor(processor, tmp_path)
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    for caption in CAPTIONS[:4]:
+        assert processor(text=caption)["input_ids"] == tokenizer.encode(caption).ids
+    settings = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert settings["size"] == {"height": 32, "width": 32} and settings["do_normalize"]
+
+
+def test_captions_that_were_not_cleaned_in_training_are_not_cleaned(tmp_path, tiny_processor):
+    write_processor(tiny_processor, tmp_path)
+    assert "w39" in Tokenizer.from_file(str(tmp_path / "tokenizer.json")).normalizer.normalize_str(CAPTIONS[3])
+
+
 @pytest.mark.slow
 def test_onnx_encoders_rank_like_the_model(folder, tmp_path, tiny_model, tiny_processor, tiny_images, tiny_captions):
-    differences = export(folder, tmp_path / "onnx")
-    assert max(differences.values()) < TOLERANCE
-    inputs = tiny_processor(images=tiny_images, text=[captions[0] for captions in tiny_captions], return_tensors="np")
-    embeds = {}
-    for name, keys in (("image_encoder", ["pixel_values"]), ("text_encoder", ["input_ids", "attention_mask"])):
-        session = onnxruntime.InferenceSession(tmp_path / "onnx" / f"{name}.onnx")
-        (embeds[name],) = session.run(None, {key: inputs[key] for key in keys})
+    found = export(folder, tmp_path / "out")
+    assert max(values["difference"] for values in found.values()) < TOLERANCE
+    assert min(found["text_model"][form] for form in ("quantized", "fp16")) > 0.99
+    texts = [captions[0] for captions in tiny_captions]
+    inputs = tiny_processor(images=tiny_images, text=texts, return_tensors="np")
     with torch.no_grad():
-        output = tiny_model(
-            **tiny_processor(images=tiny_images, text=[c[0] for c in tiny_captions], return_tensors="pt")
-        )
+        output = tiny_model(**tiny_processor(images=tiny_images, text=texts, return_tensors="pt"))
     expected = output.image_embeds @ output.text_embeds.T
-    actual = torch.from_numpy(embeds["image_encoder"] @ embeds["text_encoder"].T)
-    torch.testing.assert_close(actual, expected, atol=TOLERANCE, rtol=0)
+    for form, tolerance in (("", TOLERANCE), ("_fp16", 1e-2)):
+        embeds = {}
+        for name, keys in (("vision_model", ["pixel_values"]), ("text_model", ["input_ids", "attention_mask"])):
+            session = onnxruntime.InferenceSession(tmp_path / "out" / "onnx" / f"{name}{form}.onnx")
+            (output_name,) = (output.name for output in session.get_outputs())
+            (embeds[output_name],) = session.run(None, {key: inputs[key] for key in keys})
+        actual = torch.from_numpy(embeds["image_embeds"] @ embeds["text_embeds"].T)
+        torch.testing.assert_close(actual, expected, atol=tolerance, rtol=0)
 
 
 @pytest.mark.slow
 def test_an_export_that_differs_is_refused(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("modeling_pir.convert.export_encoders.save_program", lambda *_: None)
-    monkeypatch.setattr("modeling_pir.convert.export_encoders.largest_difference", lambda *_: 1e-3)
+    monkeypatch.setattr("modeling_pir.convert.export_encoders.write_reduced", lambda *_: None)
+    monkeypatch.setattr("modeling_pir.convert.export_encoders.compare", lambda *_: {"difference": 1e-3})
     with pytest.raises(ValueError, match="differs from the model by 1.0e-03: do not use"):
         export(folder, tmp_path / "onnx")
 

@@ -28,12 +28,12 @@ import transformers
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
-from training.loop.grad_cache import cached_backward
-from training.loop.joint_loss import joint_losses
 
 from modeling_pir import PIRConfig, PIRModel
 from training.benchmarks.jpeg_loader import build_jpeg_loader, draw_jpegs
 from training.benchmarks.plain_way import plain_image_embeds, plain_text_embeds
+from training.loop.grad_cache import cached_backward
+from training.loop.joint_loss import joint_losses
 
 # Dense bfloat16 matrix products a second by NVIDIA's data sheets, TFLOP/s; other cards are held against `matrix_peak`.
 DATA_SHEET_TFLOPS = {"NVIDIA H200": 989.4, "NVIDIA H100 80GB HBM3": 989.4, "NVIDIA A100-SXM4-80GB": 312.0}

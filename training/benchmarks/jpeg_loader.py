@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchvision.transforms.v2.functional as TF
-from modeling_pir.inference.images import open_image
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
-from training.data.augment import Augmentation
 from transformers import BertTokenizer
 
 from modeling_pir import PIRProcessor
+from modeling_pir.inference.images import open_image
 from modeling_pir.processing_pir import build_image_processor
+from training.data.augment import Augmentation
 
 WORDS = ("a", "many", "white", "green", "buildings", "trees", "airplanes", "are", "near", "the", "river", "road")
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")

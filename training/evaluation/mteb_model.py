@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 from mteb.models import ModelMeta
-from mteb.models.model_meta import ScoringFunction
 from mteb.models.abs_encoder import AbsEncoder
+from mteb.models.model_meta import ScoringFunction
 from mteb.types import BatchedInput, PromptType
 from torch.utils.data import DataLoader
 

@@ -12,12 +12,11 @@ own `recall_at_k` is the share of an image's five captions among them.)
 
 from typing import Any
 
-from datasets import Dataset, Features, Value
-from datasets import Image as ImageFeature
+from datasets import Dataset
 from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.abstasks.task_metadata import TaskMetadata
 
-from training.data import fingerprint, load_image_captions
+from training.data import load_image_captions
 
 RSICD_CITATION = r"""
 @article{lu2018exploring,
@@ -89,7 +88,9 @@ class CaptionedImageRetrieval(AbsTaskRetrieval):
         rows = load_image_captions(self.source, "test", None, None)
         # mteb orders equal scores by descending identifier, as text: numbers of one length keep the data set's order.
         image_ids = [f"image-{index:05}" for index in range(len(rows))]
-        text_ids = [[f"{name}-{place}" for place in range(len(texts))] for name, texts in zip(image_ids, rows["captions"])]
+        text_ids = [
+            [f"{name}-{place}" for place in range(len(texts))] for name, texts in zip(image_ids, rows["captions"])
+        ]
         texts = Dataset.from_dict(
             {
                 "id": [text_id for of_image in text_ids for text_id in of_image],
