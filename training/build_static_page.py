@@ -5,18 +5,19 @@
     python -m training.build_static_page --exported exported --images cities.parquet --output page
     hf upload ORG/NAME page --repo-type space --repo-sdk static
 
-Its sources are in `hub_configs/space_static/`; npm, which has to be installed, brings the libraries in the versions that
-`package.json` there names, and esbuild joins them to one script. A browser lets a page from a disk run scripts beside it
-but not read files, so model and images are written as scripts, in base64.
+Its sources are in `hub_configs/space_static/`; npm, which has to be installed, brings the libraries in the versions
+that `package.json` there names, and esbuild joins them to one script. A browser lets a page from a disk run scripts
+beside it but not read files, so model and images are written as scripts, in base64.
 """
 
 import argparse
 import base64
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
+
+from modeling_pir.errors import one_sentence
 
 SOURCES = Path(__file__).parents[1] / "hub_configs" / "space_static"
 RUNTIME = {"ort.wasm": "ort-wasm-simd-threaded.wasm", "ort.mjs": "ort-wasm-simd-threaded.mjs"}
@@ -49,7 +50,7 @@ def build(exported: Path, images: Path, output: Path, forms: list[str]) -> None:
     """Write the page.
 
     Args:
-        exported: folder of `pir export`.
+        exported: folder of `modeling_pir.convert.export_encoders`.
         images: Parquet file of `pir index --export`, of the same model.
         output: folder to write; it must not exist.
         forms: of the weights, "quantized" and "fp32"; the page takes the first of these unless its address asks for
@@ -66,7 +67,7 @@ def build(exported: Path, images: Path, output: Path, forms: list[str]) -> None:
     parts["index.parquet"] = images
     for path in parts.values():
         if not path.is_file():
-            raise ValueError(f"{path} is missing: write it by `pir export` or `pir index --export`.")
+            raise ValueError(f"{path} is missing: export the model, or the images by `pir index --export`.")
     if output.exists():
         raise ValueError(f"{output} exists: name a new folder.")
     with tempfile.TemporaryDirectory() as folder:
@@ -87,15 +88,13 @@ def build(exported: Path, images: Path, output: Path, forms: list[str]) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; bad input gets one sentence."""
     parser = argparse.ArgumentParser("python -m training.build_static_page", description=__doc__.splitlines()[0])
-    parser.add_argument("--exported", type=Path, required=True, help="folder of `pir export`")
+    parser.add_argument("--exported", type=Path, required=True, help="folder of `modeling_pir.convert.export_encoders`")
     parser.add_argument("--images", type=Path, required=True, help="Parquet file of `pir index --export`")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--weights", nargs="+", choices=tuple(FORMS), default=["quantized"])
     args = parser.parse_args(arguments)
-    try:
+    with one_sentence():
         build(args.exported, args.images, args.output, args.weights)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
     print(f"Open {args.output / 'index.html'} in a browser, or upload {args.output} as a static Space.")
 
 

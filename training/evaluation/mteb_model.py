@@ -1,6 +1,7 @@
 """Any dual encoder that `load_encoder` knows (PIR, CLIP, ...) as a model of mteb."""
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ from mteb.models.model_meta import ScoringFunction
 from mteb.types import BatchedInput, PromptType
 from torch.utils.data import DataLoader
 
-from training.encoders import Encoder, load_encoder
+from modeling_pir.hub.pretrained import weights_hash
+from training.evaluation.encoders import Encoder, load_encoder
 
 
 class MTEBEncoder(AbsEncoder):
@@ -63,9 +65,12 @@ def load_mteb_encoder(name_or_path: str) -> MTEBEncoder:
         name_or_path: Hub id or folder, see `load_encoder`.
 
     Returns:
-        The model; a folder bears its own name in mteb's files.
+        The model. mteb's files name it as the Hub does; a folder by its name alone, and its weights by their hash.
 
     Raises:
         ValueError: a model that cannot be loaded.
     """
-    return MTEBEncoder(load_encoder(name_or_path), name_or_path, "main")
+    encoder = load_encoder(name_or_path)
+    if Path(name_or_path).is_dir():
+        return MTEBEncoder(encoder, f"local/{Path(name_or_path).resolve().name}", weights_hash(name_or_path)[:16])
+    return MTEBEncoder(encoder, name_or_path, "main")

@@ -1,13 +1,13 @@
 """Caption retrieval on RSICD and UCM-Captions as tasks of mteb, so that its runner measures any of its models on them.
 
     import mteb
-    from sentence_transformers import SentenceTransformer
-    from training.evaluation.mteb_tasks import RSICDI2TRetrieval, RSICDT2IRetrieval
+    from training.evaluation.mteb_tasks import RSICDI2TRetrieval, RSICDT2IRetrieval, load_mteb_encoder
 
-    mteb.evaluate(SentenceTransformer("FOLDER"), [RSICDT2IRetrieval(), RSICDI2TRetrieval()])
+    mteb.evaluate(load_mteb_encoder("FOLDER"), [RSICDT2IRetrieval(), RSICDI2TRetrieval()])
 
 `hit_rate_at_k` is what the field calls recall at k: the share of queries with a right answer among the first k. (mteb's
-own `recall_at_k` is the share of an image's five captions among them.)
+own `recall_at_k` is the share of an image's captions among them.) Equal sentences of two images score the same; mteb
+orders them by identifier, `strict_hit_rate_at_k` puts the wrong one first, as `training.evaluation.metrics` does.
 """
 
 from typing import Any
@@ -16,7 +16,10 @@ from datasets import Dataset
 from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.abstasks.task_metadata import TaskMetadata
 
-from training.data import load_image_captions
+from training.data.rows import fingerprint
+from training.data.sources import load_image_captions
+from training.evaluation.metrics import TIE_TOLERANCE
+from training.evaluation.mteb_model import load_mteb_encoder
 
 RSICD_CITATION = r"""
 @article{lu2018exploring,
@@ -56,13 +59,13 @@ TO_IMAGE = SHARED | {"category": "t2i", "prompt": {"query": "Find an overhead im
 TO_TEXT = SHARED | {"category": "i2t", "prompt": {"query": "Find a caption that describes the given overhead image."}}
 RSICD = {
     "reference": "https://doi.org/10.1109/TGRS.2017.2776321",
-    "dataset": {"path": "arampacha/rsicd", "revision": "main"},
+    "dataset": {"path": "arampacha/rsicd", "revision": "main"},  # of the Hub; a folder is named by its content
     "date": ("2017-01-01", "2017-12-31"),
     "bibtex_citation": RSICD_CITATION,
 }
 UCM = {
     "reference": "https://doi.org/10.1109/CITS.2016.7546397",
-    "dataset": {"path": "ucm", "revision": "main"},
+    "dataset": {"path": "ucm-captions", "revision": "main"},  # not on the Hub: give a folder
     "date": ("2010-01-01", "2016-12-31"),
     "bibtex_citation": UCM_CITATION,
 }
@@ -72,41 +75,65 @@ class CaptionedImageRetrieval(AbsTaskRetrieval):
     """Retrieval among captioned images: every caption is a query or a document of its own, also where two are equal.
 
     Args:
-        source: where the images are: a folder, or what else `load_image_captions` takes; None for the task's data set
-            on the Hub.
+        source: where the images are, a folder or what else `load_image_captions` takes; None for the data set on the
+            Hub that the task names.
         kwargs: passed on to mteb.
     """
+
+    k_values = (1, 3, 5, 10, 20, 100)
 
     def __init__(self, source: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.source = source or self.metadata.dataset["path"]
 
     def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
-        """Load the test split; the data set's revision becomes the fingerprint of what was loaded."""
+        """Load the test split; where a folder was given, the fingerprint of what it holds becomes the data's revision.
+
+        Raises:
+            ValueError: see `load_image_captions`.
+        """
         if self.data_loaded:
             return
-        rows = load_image_captions(self.source, "test", None, None)
-        # mteb orders equal scores by descending identifier, as text: numbers of one length keep the data set's order.
-        image_ids = [f"image-{index:05}" for index in range(len(rows))]
-        text_ids = [
-            [f"{name}-{place}" for place in range(len(texts))] for name, texts in zip(image_ids, rows["captions"])
-        ]
+        rows = load_image_captions(self.source, "test")
+        if self.source != self.metadata.dataset["path"]:
+            dataset = self.metadata.dataset | {"revision": fingerprint(rows)}
+            self.metadata = self.metadata.model_copy(update={"dataset": dataset})
+        image_ids = [f"image-{index}" for index in range(len(rows))]
+        captions = list(zip(image_ids, rows["captions"], strict=True))
+        texts_of = {image: [f"{image}-{place}" for place in range(len(texts))] for image, texts in captions}
         texts = Dataset.from_dict(
             {
-                "id": [text_id for of_image in text_ids for text_id in of_image],
-                "text": [text for of_image in rows["captions"] for text in of_image],
+                "id": [text_id for text_ids in texts_of.values() for text_id in text_ids],
+                "text": [text for _, texts in captions for text in texts],
             }
         )
         images = rows.select_columns(["image"]).add_column("id", image_ids)
         if self.metadata.category == "t2i":
-            queries, corpus = texts, images
-            relevant = {text_id: {image: 1} for image, of_image in zip(image_ids, text_ids) for text_id in of_image}
+            relevant = {text_id: {image: 1} for image, text_ids in texts_of.items() for text_id in text_ids}
+            split = {"queries": texts, "corpus": images, "relevant_docs": relevant}
         else:
-            queries, corpus = images, texts
-            relevant = {image: dict.fromkeys(of_image, 1) for image, of_image in zip(image_ids, text_ids)}
-        split = {"corpus": corpus, "queries": queries, "relevant_docs": relevant, "top_ranked": None}
-        self.dataset = {"default": {"test": split}}
+            relevant = {image: dict.fromkeys(text_ids, 1) for image, text_ids in texts_of.items()}
+            split = {"queries": images, "corpus": texts, "relevant_docs": relevant}
+        self.dataset = {"default": {"test": split | {"top_ranked": None}}}
         self.data_loaded = True
+
+    def task_specific_scores(
+        self,
+        scores: dict[str, dict[str, float]],
+        qrels: dict[str, dict[str, int]],
+        results: dict[str, dict[str, float]],
+        hf_split: str,
+        hf_subset: str,
+    ) -> dict[str, float]:
+        """`strict_hit_rate_at_k`: the hit rate with the wrong one in front where a right and a wrong answer tie."""
+        ranks = []
+        for query, similarities in results.items():
+            own = [similarity for answer, similarity in similarities.items() if answer in qrels[query]]
+            wrong = [similarity for answer, similarity in similarities.items() if answer not in qrels[query]]
+            # mteb keeps as many answers as the largest k: a query without a right one among them is a miss at every k.
+            rank = sum(other >= max(own) - TIE_TOLERANCE for other in wrong) if own else max(self.k_values)
+            ranks.append(rank)
+        return {f"strict_hit_rate_at_{k}": sum(rank < k for rank in ranks) / len(ranks) for k in (1, 5, 10)}
 
 
 class RSICDT2IRetrieval(CaptionedImageRetrieval):
@@ -123,3 +150,34 @@ class RSICDI2TRetrieval(CaptionedImageRetrieval):
     metadata = TaskMetadata(
         name="RSICDI2TRetrieval", description="Retrieve captions by overhead images (RSICD).", **RSICD, **TO_TEXT
     )
+
+
+class UCMCaptionsT2IRetrieval(CaptionedImageRetrieval):
+    """A caption of UCM-Captions finds its image."""
+
+    metadata = TaskMetadata(
+        name="UCMCaptionsT2IRetrieval",
+        description="Retrieve overhead images by their captions (UCM-Captions).",
+        **UCM,
+        **TO_IMAGE,
+    )
+
+
+class UCMCaptionsI2TRetrieval(CaptionedImageRetrieval):
+    """An image of UCM-Captions finds one of its captions."""
+
+    metadata = TaskMetadata(
+        name="UCMCaptionsI2TRetrieval",
+        description="Retrieve captions by overhead images (UCM-Captions).",
+        **UCM,
+        **TO_TEXT,
+    )
+
+
+__all__ = [
+    "RSICDI2TRetrieval",
+    "RSICDT2IRetrieval",
+    "UCMCaptionsI2TRetrieval",
+    "UCMCaptionsT2IRetrieval",
+    "load_mteb_encoder",
+]

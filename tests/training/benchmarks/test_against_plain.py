@@ -12,10 +12,9 @@ from training.benchmarks.against_plain import (
     build_models,
     flops_per_second,
     main,
-    plain_image_embeds,
-    plain_text_embeds,
     rates,
 )
+from training.benchmarks.plain_way import plain_image_embeds, plain_text_embeds
 
 
 @pytest.mark.parametrize("overrides", [{}, {"use_instruction": False}, {"num_instruction_layers": 0, "num_cycles": 0}])
