@@ -142,16 +142,21 @@ def cleaning_normalizers() -> list[normalizers.Normalizer]:
 
 
 def write_processor(processor: PIRProcessor, output: Path) -> None:
-    """Save the processor, its tokenizer with the cleaning in it, and `preprocessor_config.json` for transformers.js."""
+    """Save the processor for programs that have the tokenizer alone: it cuts texts and, where training did, cleans them.
+
+    `preprocessor_config.json`, which transformers.js reads, has the settings of the images.
+    """
     processor.save_pretrained(output)
     (output / "preprocessor_config.json").write_text(processor.image_processor.to_json_string())
+    path = output / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    length = processor.text_kwargs["max_length"]
+    tokenizer["truncation"] = {"direction": "Right", "max_length": length, "strategy": "LongestFirst", "stride": 0}
     if processor.caption_cleaning:
-        path = output / "tokenizer.json"
-        tokenizer = json.loads(path.read_text())
         steps = [json.loads(step.__getstate__()) for step in cleaning_normalizers()]
         own = [tokenizer["normalizer"]] if tokenizer["normalizer"] else []
         tokenizer["normalizer"] = {"type": "Sequence", "normalizers": steps + own}
-        path.write_text(json.dumps(tokenizer, ensure_ascii=False, indent=2))
+    path.write_text(json.dumps(tokenizer, ensure_ascii=False, indent=2))
 
 
 @torch.inference_mode()

@@ -23,7 +23,7 @@ export async function loadModel(form) {
     ["tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"].map((name) => readJson(name)),
   );
   const tokenizer = new Tokenizer(tokenizerJson, tokenizerConfig);
-  const maxLength = tokenizerConfig.model_max_length;
+  const maxLength = tokenizerJson.truncation.max_length; // which the library leaves to its user
   await prepareRuntime();
   const load = async (name) => ort.InferenceSession.create(await readFile(`${name}${form}.onnx`));
   const textSession = await load("text_model");
