@@ -17,9 +17,9 @@ from tokenizers import Regex, normalizers
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
+from ..captions_pir import MAX_WORDS
 from ..extras import need
 from ..hub.pretrained import load_pretrained
-from ..captions_pir import MAX_WORDS
 from ..processing_pir import PIRProcessor
 from ..towers_pir import PIRTextModelWithProjection, PIRVisionModelWithProjection
 
@@ -142,7 +142,7 @@ def cleaning_normalizers() -> list[normalizers.Normalizer]:
 
 
 def write_processor(processor: PIRProcessor, output: Path) -> None:
-    """Save the processor for programs that have the tokenizer alone: it cuts texts and, where training did, cleans them.
+    """Save the processor; its tokenizer by itself cuts texts and, where training did, cleans them.
 
     `preprocessor_config.json`, which transformers.js reads, has the settings of the images.
     """
