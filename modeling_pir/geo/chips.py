@@ -8,7 +8,8 @@ from pathlib import Path
 from PIL import Image
 
 from .footprint import Bounds, Window
-from .raster import Raster, import_rasterio
+from .opening import import_rasterio
+from .raster import Raster
 
 
 @dataclass
@@ -42,11 +43,12 @@ def iter_chips(
     overlap: float = 0.25,
     bands: Sequence[int] | None = None,
     max_nodata: float = 0.5,
+    allow_references: bool = False,
 ) -> Iterator[Chip]:
     """Cut a scene into overlapping square chips, row by row, the last ones flush with the edges.
 
     Args:
-        path: a raster that GDAL reads, an address such as `s3://...` included; anything from a COG to a JPEG.
+        path: of a raster; anything from a COG to a JPEG.
         chip_size: pixels of a chip's side. A scene that is smaller gives smaller chips.
         ground_resolution: metres on the ground per pixel of a chip; overviews are read where the file has them. A
             file that is coarser keeps its own resolution, and so does one without a place. None: the file's own.
@@ -54,11 +56,13 @@ def iter_chips(
         bands: numbers from 1 of the bands that are red, green and blue. None finds them in the file's colour
             interpretation, band descriptions, sensor or number of bands.
         max_nodata: chips with a larger share of nodata pixels, 0 to 1, are skipped. Where a file declares no nodata,
-            pixels of which all three bands are 0 count.
+            pixels of which all three bands are 0 count, and values that stand alone, such as -9999.
+        allow_references: whether the file may lead to others and to the network: a VRT, `s3://...`, a subdataset. Only
+            for archives that you trust, since such a file can name any other.
 
     Yields:
-        [`Chip`]s. 8-bit values stay as they are; others are stretched between the scene's `STRETCH_PERCENTILES`, band
-        by band, the same for all chips of the scene.
+        [`Chip`]s. 8-bit values stay as they are; others are stretched between percentiles of the scene (see
+        [`find_stretch`]), band by band, the same for all chips of the scene.
 
     Raises:
         ValueError: an option out of range, a file that cannot be read, bands that cannot be told, or no chip at all.
@@ -73,7 +77,7 @@ def iter_chips(
     if not 0 <= max_nodata <= 1:
         raise ValueError(f"max_nodata is {max_nodata}, but it is a share of a chip's pixels: between 0 and 1.")
     import_rasterio()
-    return _chips(path, chip_size, ground_resolution, overlap, bands, max_nodata)
+    return _chips(path, chip_size, ground_resolution, overlap, bands, max_nodata, allow_references)
 
 
 def _chips(
@@ -83,10 +87,11 @@ def _chips(
     overlap: float,
     bands: Sequence[int] | None,
     max_nodata: float,
+    allow_references: bool,
 ) -> Iterator[Chip]:
     """[`iter_chips`] after its checks."""
     num_windows = num_chips = 0
-    with Raster(path, bands) as scene:
+    with Raster(path, bands, allow_references=allow_references) as scene:
         windows, size = scene.windows(chip_size, ground_resolution, overlap)
         for window in windows:
             num_windows += 1

@@ -23,6 +23,8 @@ SENSOR_PATTERNS = (  # of a lower-case file name or tag; {} takes the mission's 
     (r"(?<![a-z])hro(?![a-z])", "USGS HRO"),
     (r"(?<![a-z])neon(?![a-z])", "NEON AOP"),
 )
+COLORS = ("red", "green", "blue")
+BAND_NAME_TAGS = ("bandname", "band_name", "name", "description", "long_name")  # of a band without a description
 BAND_ORDERS = (  # sensor, numbers of bands, where red, green and blue are; the first that fits
     (r"Landsat-[89]", range(7, 12), (4, 3, 2)),  # band 1 is the coastal one
     (r"Landsat", range(6, 9), (3, 2, 1)),
@@ -47,7 +49,9 @@ def check_bands(bands: Sequence[int] | None, dataset: "DatasetReader", path: str
 
 
 def guess_bands(dataset: "DatasetReader", num_bands: int, sensor: str | None, path: str | Path) -> tuple[int, int, int]:
-    """Find red, green and blue: by colour interpretation, then description, then sensor and number of bands.
+    """Find red, green and blue: by the bands' names, a declared order, the sensor, the number of bands.
+
+    Red, green, blue in this order is what GDAL says of any file of three 8-bit bands or more, so it counts last.
 
     Args:
         dataset: an open raster.
@@ -61,27 +65,40 @@ def guess_bands(dataset: "DatasetReader", num_bands: int, sensor: str | None, pa
     Raises:
         ValueError: nothing tells.
     """
-    is_old_landsat = bool(sensor and re.match(r"Landsat-[4-7]", sensor))
-    number_of = {"red": 3, "green": 2, "blue": 1} if is_old_landsat else {"red": 4, "green": 3, "blue": 2}
-    interpreted = {color.name: band for band, color in enumerate(dataset.colorinterp, start=1)}
-    described = {}
-    for band, description in enumerate(dataset.descriptions, start=1):
-        text = (description or "").lower()
-        number = re.search(r"(?:^|[^a-z])b(?:and)?[ _]?0*(\d+)$", text)
-        for color in number_of:
-            named = re.search(rf"(?<![a-z]){color}(?![a-z])", text) and not re.search("edge|infra|nir", text)
-            if named or (number and int(number[1]) == number_of[color]):
-                described.setdefault(color, band)
-    for found in (interpreted, described):
-        if set(number_of) <= set(found):
-            return found["red"], found["green"], found["blue"]
+    described = _described(dataset, sensor)
+    interpreted: dict[str, int] = {}
+    for band, color in enumerate(dataset.colorinterp, start=1):
+        interpreted.setdefault(color.name, band)
+    for found in (described, interpreted):
+        if set(COLORS) <= set(found):
+            order = found["red"], found["green"], found["blue"]
+            if found is described or order != (1, 2, 3):
+                return order
     for pattern, counts, order in BAND_ORDERS:
-        if num_bands in counts and re.match(pattern, sensor or ""):
+        if num_bands in counts and re.match(pattern, sensor or "") and (pattern or not set(COLORS) <= set(interpreted)):
             return order
+    if set(COLORS) <= set(interpreted):
+        return 1, 2, 3
     raise ValueError(
         f"{path} has {num_bands} bands and does not tell which are red, green and blue: name them, such as "
         "bands=(4, 3, 2)."
     )
+
+
+def _described(dataset: "DatasetReader", sensor: str | None) -> dict[str, int]:
+    """Bands by colour, as far as descriptions or tags name them: "Red", "B04", "SR_B4", "band 4"."""
+    is_old_landsat = bool(sensor and re.match(r"Landsat-[4-7]", sensor))
+    number_of = {"red": 3, "green": 2, "blue": 1} if is_old_landsat else {"red": 4, "green": 3, "blue": 2}
+    found: dict[str, int] = {}
+    for band, description in enumerate(dataset.descriptions, start=1):
+        tags = {key.lower(): value for key, value in dataset.tags(band).items()}
+        text = (description or next((tags[key] for key in BAND_NAME_TAGS if tags.get(key)), "")).lower()
+        number = re.search(r"(?:^|[^a-z])b(?:and)?[ _]?0*(\d+)(?:_\d+m)?$", text)
+        for color in COLORS:
+            named = re.search(rf"(?<![a-z]){color}(?![a-z])", text) and not re.search("edge|infra|nir", text)
+            if named or text.strip() == color[0] or (number and int(number[1]) == number_of[color]):
+                found.setdefault(color, band)
+    return found
 
 
 def date_and_sensor(dataset: "DatasetReader", name: str) -> tuple[str | None, str | None]:
