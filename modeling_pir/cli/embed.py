@@ -31,9 +31,10 @@ def add_embed(subparsers: Subparsers) -> None:
 
 def _embed_shards(args: argparse.Namespace) -> int:
     """Embed a data set."""
-    from ..inference.parquet_shards import embed_shards, list_shards, ray_embed_shards
+    from ..inference.parquet_shards import check_columns, embed_shards, list_shards, ray_embed_shards
 
     shards = list_shards(args.source, args.output)
+    check_columns(shards, args.column)
     encoder = load_model(args)
     if args.engine == "ray":
         cluster = {"address": args.address, "num_workers": args.workers, "progress": not args.json}

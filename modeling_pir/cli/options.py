@@ -29,13 +29,26 @@ def add_command(subparsers: Subparsers, name: str, run: object, summary: str, ex
     return parser
 
 
+def at_least_one(text: str) -> int:
+    """The type of an option that counts something.
+
+    Raises:
+        argparse.ArgumentTypeError: no whole number, or one below 1.
+    """
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on.")
+    return int(text)
+
+
 def add_model(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Options that say which model, and where it runs."""
     default = "" if required else " (default: the one that made the index; for a new one, that of this checkout)"
     parser.add_argument("--model", required=required, help=f"Hub id or folder of PIR, CLIP, SigLIP...{default}")
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     parser.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU if there is one)")
-    parser.add_argument("--batch-size", type=int, default=64, help="images encoded at once (default: %(default)s)")
+    parser.add_argument(
+        "--batch-size", type=at_least_one, default=64, help="images encoded at once (default: %(default)s)"
+    )
 
 
 def add_chips(parser: argparse.ArgumentParser, overlap: float) -> None:
@@ -53,7 +66,7 @@ def add_chips(parser: argparse.ArgumentParser, overlap: float) -> None:
 def add_cluster(parser: argparse.ArgumentParser) -> None:
     """Options of where bulk work is done."""
     parser.add_argument("--engine", choices=("local", "ray"), default="local", help="this process, or Ray's workers")
-    parser.add_argument("--workers", type=int, help="Ray: processes with a model each (default: one per GPU)")
+    parser.add_argument("--workers", type=at_least_one, help="Ray: processes with a model each (default: one per GPU)")
     parser.add_argument("--address", help='Ray: of a cluster, such as "auto" (default: start Ray here)')
 
 

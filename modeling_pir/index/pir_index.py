@@ -25,11 +25,11 @@ import numpy as np
 from PIL import Image
 
 from ..geo.raster import is_georaster
+from ..hub.lock import holding, writer_lock
 from ..inference.images import open_image
 from .embed_files import DEFAULT_CHIPS, ChipOptions, EmbeddedFile, embed_files
 from .export import export_rows
 from .hit import Hit
-from .lock import holding, writer_lock
 from .questions.answer import answer, check_marks, find_rows, query_vectors, unit_vector
 from .questions.bank import bank_embeds, bank_sentences
 from .questions.doubts import doubts_about, shattered_below
@@ -54,6 +54,7 @@ COMMIT_ROWS = 10_000  # rows that are written at once, unless
 SAMPLE_ROWS = 1_000  # of the archive, for what a query gets from it at large
 MIN_ROWS_OF_CHANCE = 200  # below, too few rows tell what stands out
 COMMIT_SECONDS = 20.0  # it is so long since the last were: what a crash can cost
+WAIT_SECONDS = 600.0  # for another writer, whose run may be all but done
 Source = str | Path | Sequence[str | Path] | Iterable[tuple[Image.Image, Mapping[str, object]]]
 
 
@@ -133,7 +134,7 @@ class PIRIndex:
             return cls(store_class.create(path, description), encoder)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         lock = writer_lock(path)
-        with holding(lock):
+        with holding(lock, WAIT_SECONDS):
             if os.path.exists(path):
                 raise ValueError(f"{path} exists already: open it with PIRIndex.open, or name another path.")
             partial = Path(path).with_name(f".{Path(path).name}.partial")
@@ -217,7 +218,7 @@ class PIRIndex:
         if self._lock is not None and self._lock.is_locked:  # by this thread, which is inside already
             yield
             return
-        with holding(self._lock) if self._lock else nullcontext():
+        with holding(self._lock, WAIT_SECONDS) if self._lock else nullcontext():
             self.store.drop_doubles()
             yield
 

@@ -15,7 +15,13 @@ from ..processing_pir import PIRProcessor
 
 
 def batched(items: Iterable, size: int) -> Iterator[list]:
-    """Cut an iterable into lists of `size`, the last one shorter."""
+    """Cut an iterable into lists of `size`, the last one shorter.
+
+    Raises:
+        ValueError: a size below 1.
+    """
+    if size < 1:
+        raise ValueError(f"The batch size is {size}, but it has to be at least 1.")
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch

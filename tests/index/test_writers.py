@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from modeling_pir.cli.main import main
-from modeling_pir.index import lock as index_lock
-from modeling_pir.index.lock import writer_lock
+from modeling_pir.hub.lock import writer_lock
+from modeling_pir.index import pir_index
 from modeling_pir.index.pir_index import PIRIndex
 from modeling_pir.index.stores.lance_store import LanceStore
 from modeling_pir.index.stores.sqlite_store import ExactStore
@@ -18,8 +18,8 @@ pytest.importorskip("lancedb")
 
 HOLDER = """
 import sys, time
-from modeling_pir.index.lock import holding, writer_lock
-with holding(writer_lock(sys.argv[1])):
+from modeling_pir.hub.lock import holding, writer_lock
+with holding(writer_lock(sys.argv[1]), 0):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -64,10 +64,10 @@ def test_two_writers_of_one_folder_write_each_file_once(index, archive, tiny_mod
 
 
 def test_who_waits_too_long_is_told_for_whom_and_a_dead_owner_holds_nothing(index, archive, monkeypatch, caplog):
-    monkeypatch.setattr(index_lock, "WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(pir_index, "WAIT_SECONDS", 0.1)
     with subprocess.Popen([sys.executable, "-c", HOLDER, index.path], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(OSError, match=f"Process {holder.pid} on .* is still writing to this index"):
+        with pytest.raises(OSError, match=f"Process {holder.pid} on .* is still writing, and holds"):
             index.add(archive)
         assert f"Process {holder.pid}" in caplog.text
         assert len(PIRIndex.open(index.path).search(np.ones(16))) == 0  # readers do not wait

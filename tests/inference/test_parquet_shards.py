@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from modeling_pir.index import embed_files
 from modeling_pir.index.pir_index import PIRIndex
 from modeling_pir.inference.embed import embed_images
 from modeling_pir.inference.encoder import PIREncoder
-from modeling_pir.inference.parquet_shards import Shard, embed_shard, embed_shards, list_shards
+from modeling_pir.inference.parquet_shards import Shard, check_columns, embed_shard, embed_shards, list_shards
 from modeling_pir.inference.ray_workers import run_on_ray
 from tests.support.paths import ROOT
 
@@ -109,7 +110,11 @@ def test_broken_shard_is_reported_and_the_others_are_done(shard, tiny_model, tin
 
 @pytest.mark.parametrize(
     ("columns", "message"),
-    [({"scene": ["a"]}, "no column 'image' among scene"), ({"image": [b""], "error": ["a"]}, "column 'error' already")],
+    [
+        ({"scene": ["a"]}, "no column 'image' among scene"),
+        ({"image": [b""], "error": ["a"]}, "column 'error' already"),
+        ({"image": [3]}, "holds int64, not images"),
+    ],
 )
 def test_columns_that_do_not_fit_are_refused(tmp_path, tiny_model, tiny_processor, columns, message):
     pq.write_table(pa.table(columns), tmp_path / "in.parquet")
@@ -127,6 +132,88 @@ def test_column_of_bytes_or_paths(tmp_path, tiny_model, tiny_processor, tiny_ima
         embed_one(tiny_model, tiny_processor, shard, image_column=column)
         rows += pq.read_table(shard.output).column("embedding").to_pylist()
     np.testing.assert_allclose(rows, [rows[0]] * 4, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [b"", None])
+def test_path_that_leads_out_of_the_data_set_is_not_read(tmp_path, tiny_model, tiny_processor, tiny_images, value):
+    (tmp_path / "data").mkdir()
+    for path in (tmp_path / "private.png", tmp_path / "data" / "own.png"):
+        tiny_images[0].save(path)
+    (tmp_path / "data" / "link.png").symlink_to(tmp_path / "private.png")
+    names = ["../private.png", str(tmp_path / "private.png"), "link.png", "own.png"]
+    images = [{"bytes": value, "path": name} for name in names]
+    shard = Shard(str(tmp_path / "data" / "in.parquet"), str(tmp_path / "out.parquet"))
+    pq.write_table(pa.table({"image": images}), shard.source)
+    report = embed_one(tiny_model, tiny_processor, shard)
+    assert [row for row, _ in report.errors] == ([0, 1, 2] if value is None else [0, 1, 2, 3])
+
+
+def damaged(content, generator):
+    """A file with some of its bytes changed, or without its end."""
+    content = bytearray(content)
+    if generator.random() < 0.3:
+        return bytes(content[: generator.integers(1, len(content))])
+    for place in generator.integers(0, len(content), 8):
+        content[place] = generator.integers(0, 256)
+    return bytes(content)
+
+
+def test_damaged_shards_are_reported_and_cost_no_other(tmp_path, tiny_model, tiny_processor, tiny_images):
+    (tmp_path / "in").mkdir()
+    table = pa.table({"image": [encoded(image) for image in tiny_images], "scene": list("abcd")})
+    pq.write_table(table, tmp_path / "in" / "whole.parquet", compression="snappy")
+    content, generator = (tmp_path / "in" / "whole.parquet").read_bytes(), np.random.default_rng(0)
+    for number in range(40):
+        (tmp_path / "in" / f"{number}.parquet").write_bytes(damaged(content, generator))
+    shards = list_shards(str(tmp_path / "in"), str(tmp_path / "out"))
+    reports = list(embed_shards(PIREncoder(tiny_model, tiny_processor), shards, batch_size=2))
+    assert len(reports) == 41 and reports[-1].rows == 4 and sum(bool(report.failure) for report in reports) > 5
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert left == {Path(report.output).name for report in reports if not report.failure}
+
+
+def test_shard_of_other_columns_among_many_is_reported(tmp_path, tiny_model, tiny_processor, shard):
+    pq.write_table(pa.table({"scene": ["a"]}), tmp_path / "data" / "other.parquet")
+    shards = list_shards(str(tmp_path / "data"), str(tmp_path / "out"))
+    first, second = embed_shards(PIREncoder(tiny_model, tiny_processor), shards)
+    assert "no column 'image'" in first.failure and second.rows == 5
+    with pytest.raises(ValueError, match="no column 'picture' among scene"):
+        check_columns(shards, "picture")
+
+
+@pytest.mark.parametrize("left", ["truncated", "rows missing", "another's partial file"])
+def test_output_that_is_not_whole_is_made_anew(shard, tiny_model, tiny_processor, left):
+    embed_one(tiny_model, tiny_processor, shard)
+    output = Path(shard.output)
+    if left == "truncated":
+        output.write_bytes(output.read_bytes()[:-100])
+    elif left == "rows missing":
+        pq.write_table(pq.read_table(output).slice(0, 3), output)
+    else:
+        output.rename(f"{output}.1234.partial")
+    assert embed_one(tiny_model, tiny_processor, shard).rows == 5
+    assert pq.read_table(output).num_rows == 5 and [path.name for path in output.parent.iterdir()] == [output.name]
+
+
+def test_two_processes_share_the_shards(tmp_path, tiny_model, tiny_processor, tiny_images):
+    (tmp_path / "in").mkdir()
+    for number in range(6):
+        table = pa.table({"image": [encoded(image) for image in tiny_images]})
+        pq.write_table(table, tmp_path / "in" / f"{number}.parquet")
+    shards = list_shards(str(tmp_path / "in"), str(tmp_path / "out"))
+    start, reports = threading.Barrier(2), []
+
+    def work():
+        start.wait()
+        reports.extend(embed_shards(PIREncoder(tiny_model, tiny_processor), shards))
+
+    workers = [threading.Thread(target=work) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(reports) == 12 and sum(report.rows for report in reports) == 24  # each shard once
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {f"{number}.parquet" for number in range(6)}
 
 
 def test_shards_keep_their_place_below_the_common_folder(tmp_path):

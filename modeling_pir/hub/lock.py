@@ -1,4 +1,4 @@
-"""One writer at a time: the lock of an index, which names its owner to those who wait."""
+"""One writer at a time: a lock that names its owner to those who wait."""
 
 import json
 import logging
@@ -11,38 +11,39 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-WAIT_SECONDS = 600.0  # for another writer, whose run may be all but done
 logger = logging.getLogger(__name__)
 
 
 def writer_lock(path: str | Path) -> FileLock:
-    """The lock of an index on a disk; not yet taken.
+    """The lock of a file or folder on a disk; not yet taken.
 
     The system holds it for a process and lets it go when that ends, however it ends: no lock is left by a dead one. On
-    a network disk this is so where the disk's own locks work. The file lies in the folder of a Lance table, and beside
-    a SQLite file or what is not there yet.
+    a network disk this is so where the disk's own locks work. The lock's own file lies in a folder that is there,
+    and beside a file or what is not there yet.
 
     Args:
-        path: of the index.
+        path: of what is written, such as an index.
     """
     path = Path(path)
     return FileLock(path / ".lock" if path.is_dir() else path.with_name(f".{path.name}.lock"))
 
 
 @contextmanager
-def holding(lock: FileLock) -> Iterator[None]:
+def holding(lock: FileLock, wait: float) -> Iterator[None]:
     """Hold a lock; who holds it already keeps it, and whoever else does is named and waited for.
 
     Args:
         lock: see [`writer_lock`].
+        wait: seconds; -1 for as long as it takes.
 
     Raises:
-        OSError: another process has held it for `WAIT_SECONDS`, or its file cannot be written.
+        BlockingIOError: (an OSError) another process has held it all that time.
+        OSError: the lock's file cannot be written.
     """
     if lock.is_locked:  # by this thread
         yield
         return
-    _take(lock)
+    _take(lock, wait)
     owner = _owner_file(lock)
     try:
         owner.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}))
@@ -52,17 +53,18 @@ def holding(lock: FileLock) -> Iterator[None]:
         lock.release()
 
 
-def _take(lock: FileLock) -> None:
+def _take(lock: FileLock, wait: float) -> None:
     """Take a lock at once, or say for whom one waits, and wait."""
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        logger.warning("%s is writing to this index: waiting for it.", _owner(lock))
+        if wait:
+            logger.warning("%s is writing to it: waiting for %s.", _owner(lock), lock.lock_file)
         try:
-            lock.acquire(timeout=WAIT_SECONDS)
+            lock.acquire(timeout=wait)
         except Timeout as error:
-            raise OSError(
-                f"{_owner(lock)} is still writing to this index ({lock.lock_file}): run this again when it has ended."
+            raise BlockingIOError(
+                f"{_owner(lock)} is still writing, and holds {lock.lock_file}: run this again when it has ended."
             ) from error
 
 
