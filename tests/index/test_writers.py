@@ -13,6 +13,7 @@ from modeling_pir.index import pir_index
 from modeling_pir.index.pir_index import PIRIndex
 from modeling_pir.index.stores.lance_store import LanceStore
 from modeling_pir.index.stores.sqlite_store import ExactStore
+from modeling_pir.inference.encoder import PIREncoder
 
 pytest.importorskip("lancedb")
 
@@ -121,7 +122,7 @@ def test_creation_that_breaks_off_leaves_the_path_free(tmp_path, tiny_model, tin
 def test_who_comes_second_at_a_new_index_opens_it(tmp_path, archive, tiny_model, tiny_processor, monkeypatch, capsys):
     def load(args, index=None):
         PIRIndex.create(args.index, tiny_model, tiny_processor)  # another process, while this one loads the model
-        return tiny_model, tiny_processor
+        return PIREncoder(tiny_model, tiny_processor)
 
     monkeypatch.setattr("modeling_pir.cli.index.load_model", load)
     assert main(["index", str(archive), "--index", str(tmp_path / "index"), "--json"]) == 0
