@@ -12,17 +12,16 @@ from tests.support.paths import ROOT
 # A room may import the rooms beside it, and itself. "model" are the flat files of modeling_pir/, "commands" those of
 # training/ but its config.py. Nothing that is not here may import anything of ours.
 MAY_IMPORT = {
-    "modeling_pir/cli": "demo index questions geo convert inference hub model extras errors",
-    "modeling_pir/demo": "index geo inference hub model extras errors",
-    "modeling_pir/index": "questions stores geo inference hub model extras errors",
-    "modeling_pir/index/questions": "stores inference extras",
-    "modeling_pir/index/stores": "extras",
-    "modeling_pir/geo": "inference hub model extras errors",
-    "modeling_pir/inference": "hub model extras errors",
-    "modeling_pir/convert": "inference hub model extras errors",
-    "modeling_pir/hub": "model extras errors",
+    "modeling_pir/cli": "demo index questions geo convert inference hub model errors",
+    "modeling_pir/demo": "index geo inference hub model errors",
+    "modeling_pir/index": "questions stores geo inference hub model errors",
+    "modeling_pir/index/questions": "stores inference errors",
+    "modeling_pir/index/stores": "errors",
+    "modeling_pir/geo": "inference hub model errors",
+    "modeling_pir/inference": "hub model errors",
+    "modeling_pir/convert": "inference hub model errors",
+    "modeling_pir/hub": "model errors",
     "modeling_pir/model": "",
-    "modeling_pir/extras": "",
     "modeling_pir/errors": "",
     "training/benchmarks": "commands report run loop evaluation model data sample config",
     "training/commands": "report run loop evaluation model data sample config",
@@ -54,7 +53,7 @@ def relative(path):
 
 def room_of(module):
     """The room of a module that is written with slashes."""
-    if module in ("modeling_pir/extras", "modeling_pir/errors", "training/config"):
+    if module in ("modeling_pir/errors", "training/config"):
         return module
     if CODE[module].name == "__init__.py" and module not in ("modeling_pir", "training"):
         return module

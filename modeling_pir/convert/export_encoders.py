@@ -18,7 +18,7 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from ..captions_pir import MAX_WORDS
-from ..extras import need
+from ..errors import need
 from ..hub.pretrained import load_pretrained
 from ..processing_pir import PIRProcessor
 from ..towers_pir import PIRTextModelWithProjection, PIRVisionModelWithProjection

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.export import Dim
 
-from ..extras import need
+from ..errors import need
 from ..hub.whole_folder import whole_folder
 from ..inference.encoder import DualEncoder, Encoder, PIREncoder, pooled, text_settings
 from ..inference.onnx_text import BANK, PROGRAM, SETTINGS, TOKENIZER, OnnxTextEncoder

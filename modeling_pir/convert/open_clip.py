@@ -31,7 +31,7 @@ from transformers import (
 )
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from ..extras import need
+from ..errors import need
 from ..hub.whole_folder import whole_folder
 from .backbones import count_children, shape_of
 from .state_dict import KeyTable, State, load_strictly, read_checkpoint, rename_key, state_dict_of

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from ..extras import need
+from ..errors import need
 from ..index.filters import filter_clause
 from ..index.hit_pictures import THUMBNAIL_SIZE, gallery_items, hit_image
 from ..inference.belief import belief_map, belief_overlay

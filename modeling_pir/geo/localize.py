@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..extras import need
+from ..errors import need
 from ..inference.encoder import Encoder
 from .chips import Chip, iter_chips
 from .footprint import Window

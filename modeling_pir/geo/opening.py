@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from ..extras import need
+from ..errors import need
 from ..inference.images import MAX_PIXELS
 from .side_files import are_harmless
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..extras import need
+from ..errors import need
 from .stores.columns import COLUMNS, Row
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import cached_file
 
 from ..auto_classes import PIRModel
-from ..extras import need
+from ..errors import need
 from ..hub.identity import weights_fingerprint
 from ..hub.pretrained import load_pretrained
 from ..modeling_pir import MAX_LOGIT_SCALE

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from ..extras import need
+from ..errors import need
 from .images import open_image
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..extras import need
+from ..errors import need
 from ..hub.lock import holding, writer_lock
 from .encoder import Encoder
 from .images import open_image

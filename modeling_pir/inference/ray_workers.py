@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 
-from ..extras import need
+from ..errors import need
 from .encoder import Encoder, load_encoder
 
 MIN_LOCAL_CPUS = 4  # that Ray is told of: with fewer, workers that hold them all can starve its own tasks

@@ -10,7 +10,7 @@ from datasets import Dataset
 from datasets import Image as ImageFeature
 from PIL import Image, ImageFilter
 
-from modeling_pir.extras import need
+from modeling_pir.errors import need
 from modeling_pir.inference.images import open_image
 from training.data.rows import image_bytes_or_path
 

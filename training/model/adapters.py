@@ -5,7 +5,7 @@ import copy
 from torch import nn
 
 from modeling_pir import PIRModel
-from modeling_pir.extras import need
+from modeling_pir.errors import need
 
 
 def freeze_modules(model: PIRModel, names: list[str]) -> None:

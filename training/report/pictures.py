@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from modeling_pir import PIRModel, PIRProcessor
-from modeling_pir.extras import need
+from modeling_pir.errors import need
 from modeling_pir.inference.belief import belief_picture
 from modeling_pir.inference.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, new_figure, show, wrap
 from modeling_pir.inference.images import open_image

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...extras import need
+from ...errors import need
 
 if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry

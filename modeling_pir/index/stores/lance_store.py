@@ -12,7 +12,7 @@ from types import ModuleType
 
 import numpy as np
 
-from ...extras import need
+from ...errors import need
 from .bit_codes import CODE_BYTES, encode, nearest_codes
 from .columns import COLUMNS, FileState, Row
 
