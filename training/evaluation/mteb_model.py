@@ -12,7 +12,7 @@ from mteb.types import BatchedInput, PromptType
 from torch.utils.data import DataLoader
 
 from modeling_pir.hub.pretrained import weights_hash
-from training.evaluation.encoders import Encoder, load_encoder
+from modeling_pir.inference.encoder import Encoder, load_encoder
 
 
 class MTEBEncoder(AbsEncoder):
