@@ -14,11 +14,11 @@ from collections.abc import Sequence
 
 from .classify import add_classify
 from .convert import add_convert, add_export
-from .demo import add_demo
 from .embed import add_embed
 from .index import add_index
 from .localize import add_localize
 from .search import add_search
+from .serve import add_demo, add_serve
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_embed(subparsers)
     add_localize(subparsers)
     add_classify(subparsers)
+    add_serve(subparsers)
     add_demo(subparsers)
     add_convert(subparsers)
     add_export(subparsers)

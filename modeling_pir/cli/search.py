@@ -74,7 +74,7 @@ def _search(args: argparse.Namespace) -> int:
     if args.picture:
         write_sheet(args.picture, hits)
     if args.geojson:
-        write_hits(args.geojson, hits)
+        write_hits(args.geojson, hits, index.metadata)
     for doubt in doubts:
         print(f"pir search: {doubt}", file=sys.stderr)
     asked = " ".join([*args.sentences, *args.image])

@@ -1,95 +1,35 @@
-"""Rows of an index as files for other programs: GeoJSON for a map, GeoParquet for QGIS, DuckDB, Milvus or Qdrant."""
+"""All rows of an index, or the hits of a search with the same columns, as GeoJSON, CSV and GeoParquet."""
 
-import json
-import struct
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import need
+from .exchange.geojson import feature, feature_collection, write_geojson
+from .exchange.geoparquet import write_geoparquet
 from .stores.columns import COLUMNS, Row
 
 if TYPE_CHECKING:
     from .hit import Hit
 
-
+# Columns of a hit beside those of its row.
+RANKING = {"rank": int, "similarity": float, "relevance": float, "others": int}
+LEFT_OUT = ("footprint", "hash", "hubness")  # of a table: no outline fits a cell, the others are for the index alone
 Parts = Iterable[tuple[list[Row], np.ndarray]]  # rows and their vectors (rows, projection_dim)
-HIDDEN = ("footprint", "hash")  # columns that are no properties of a feature
-WKB_TYPES = {"Polygon": 3, "MultiPolygon": 6}
 
 
-def feature(row: Row, **properties: float | int) -> dict:
-    """A row as a GeoJSON feature; its geometry is null where the row has no place on the ground."""
-    known = {name: value for name, value in row.items() if name not in HIDDEN and value is not None}
-    geometry = json.loads(row["footprint"]) if row["footprint"] else None
-    return {"type": "Feature", "geometry": geometry, "properties": properties | known}
-
-
-def write_geojson(path: Path, features: Iterable[dict]) -> int:
-    """Write a FeatureCollection; returns the number of features."""
-    count = 0
-    with path.open("w", encoding="utf-8") as file:
-        file.write('{"type": "FeatureCollection", "features": [')
-        for count, item in enumerate(features, start=1):
-            file.write(("\n" if count == 1 else ",\n") + json.dumps(item, ensure_ascii=False))
-        file.write("\n]}\n")
-    return count
-
-
-def wkb(geometry: dict) -> bytes:
-    """A GeoJSON Polygon or MultiPolygon as well-known binary, little-endian (OGC 06-103r4, section 8.2)."""
-    kind, coordinates = geometry["type"], geometry["coordinates"]
-    head = struct.pack("<BII", 1, WKB_TYPES[kind], len(coordinates))
-    if kind == "MultiPolygon":
-        return head + b"".join(wkb({"type": "Polygon", "coordinates": polygon}) for polygon in coordinates)
-    rings = (struct.pack("<I", len(ring)) + np.asarray(ring, dtype="<f8")[:, :2].tobytes() for ring in coordinates)
-    return head + b"".join(rings)
-
-
-def write_parquet(path: Path, parts: Parts, dim: int) -> int:
-    """Write rows with their vectors, the footprints as GeoParquet 1.1 geometry.
-
-    Args:
-        path: of the file.
-        parts: rows and vectors.
-        dim: length of a vector.
-
-    Returns:
-        The number of rows.
-
-    Raises:
-        ImportError: pyarrow is missing.
-    """
-    pa = need("pyarrow", "search", "Parquet needs")
-    pq = need("pyarrow.parquet", "search", "Parquet needs")
-    types = {str: pa.string(), int: pa.int64(), float: pa.float64()}
-    fields = [pa.field(name, types[kind]) for name, kind in COLUMNS.items() if name != "footprint"]
-    fields += [pa.field("geometry", pa.binary()), pa.field("embedding", pa.list_(pa.float32(), dim))]
-    geo = {"encoding": "WKB", "geometry_types": sorted(WKB_TYPES, reverse=True)}  # no crs: WGS84, longitude first
-    metadata = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": geo}}
-    schema = pa.schema(fields, metadata={"geo": json.dumps(metadata)})
-    count = 0
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for rows, vectors in parts:
-            columns = [pa.array([row[item.name] for row in rows], item.type) for item in fields[:-2]]
-            shapes = (row["footprint"] and wkb(json.loads(row["footprint"])) for row in rows)
-            columns.append(pa.array(list(shapes), pa.binary()))
-            columns.append(pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(vectors).ravel()), dim))
-            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
-            count += len(rows)
-    return count
-
-
-def export_rows(path: str | Path, parts: Parts, dim: int) -> int:
+def export_rows(path: str | Path, parts: Parts, metadata: Mapping) -> int:
     """Write rows to a file whose suffix names the format: `.geojson` (no vectors) or `.parquet`.
 
     Args:
         path: of the file.
         parts: rows and vectors.
-        dim: length of a vector.
+        metadata: of the index.
 
     Returns:
         The number of rows.
@@ -100,26 +40,85 @@ def export_rows(path: str | Path, parts: Parts, dim: int) -> int:
     """
     path = Path(path)
     if path.suffix == ".geojson":
-        return write_geojson(path, _features(parts))
+        count = 0
+
+        def features() -> Iterator[dict]:
+            nonlocal count
+            for rows, _ in parts:
+                count += len(rows)
+                yield from map(feature, rows)
+
+        write_geojson(path, features())
+        return count
     if path.suffix in (".parquet", ".geoparquet"):
-        return write_parquet(path, parts, dim)
+        return write_geoparquet(path, parts, metadata)
     raise ValueError(f"{path} has the suffix {path.suffix!r}: name a .geojson or a .parquet file.")
 
 
-def _features(parts: Parts) -> Iterator[dict]:
-    """All rows as features."""
-    for rows, _ in parts:
-        yield from map(feature, rows)
-
-
-def write_hits(path: str, hits: Sequence["Hit"]) -> None:
-    """Write the hits as GeoJSON, their rank and similarity among the properties."""
-    pass
-
-    features = []
+def hit_columns(hits: Sequence[Hit]) -> list[dict]:
+    """Hits as rows with the columns of `RANKING` in front."""
+    rows = []
     for rank, hit in enumerate(hits, start=1):
-        properties = asdict(hit)
-        footprint = properties.pop("footprint")
-        known = {name: value for name, value in properties.items() if value is not None}
-        features.append({"type": "Feature", "geometry": footprint, "properties": {"rank": rank} | known})
-    write_geojson(Path(path), features)
+        relevance = None if hit.relevance is None else round(hit.relevance, 3)
+        facts = {"rank": rank, "similarity": round(hit.similarity, 6), "relevance": relevance, "others": hit.others}
+        rows.append(facts | hit.to_row())
+    return rows
+
+
+def as_geojson(hits: Sequence[Hit], metadata: Mapping) -> bytes:
+    """A FeatureCollection; hits without a place have the geometry null."""
+    return feature_collection(map(feature, hit_columns(hits))).encode()
+
+
+def as_csv(hits: Sequence[Hit], metadata: Mapping) -> bytes:
+    """A table with a header, UTF-8, commas; what is not known is empty, the outline is its bounding box."""
+    columns = [*RANKING, *(name for name in COLUMNS if name not in LEFT_OUT)]
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for row in hit_columns(hits):
+        writer.writerow({name: _harmless(value) for name, value in row.items()})
+    return buffer.getvalue().encode()
+
+
+def _harmless(value: object) -> object:
+    """A text that a spreadsheet does not take for a formula."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "@", "\t", "\r") else value
+
+
+def as_geoparquet(hits: Sequence[Hit], metadata: Mapping) -> bytes:
+    """A GeoParquet file without vectors."""
+    buffer = io.BytesIO()
+    write_geoparquet(buffer, [(hit_columns(hits), None)], metadata, RANKING)
+    return buffer.getvalue()
+
+
+HIT_FORMATS: dict[str, tuple[str, Callable[[Sequence[Hit], Mapping], bytes]]] = {
+    "geojson": ("application/geo+json", as_geojson),
+    "csv": ("text/csv; charset=utf-8", as_csv),
+    "parquet": ("application/vnd.apache.parquet", as_geoparquet),
+}
+
+
+def write_hits(path: str | Path, hits: Sequence[Hit], metadata: Mapping) -> None:
+    """Write the hits of a search, without vectors, to a `.geojson`, `.csv` or `.parquet` file.
+
+    Raises:
+        ValueError: another suffix.
+        OSError: the file cannot be written.
+    """
+    check_hits_file(path)
+    _, write = HIT_FORMATS[Path(path).suffix[1:]]
+    Path(path).write_bytes(write(hits, metadata))
+
+
+def check_hits_file(path: str | Path) -> None:
+    """Refuse a name for hits that says no format.
+
+    Raises:
+        ValueError: it does not.
+    """
+    suffix = Path(path).suffix
+    if suffix[1:] not in HIT_FORMATS:
+        allowed = ", ".join(f".{name}" for name in HIT_FORMATS)
+        raise ValueError(f"{path} has the suffix {suffix!r}: name one of {allowed}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from .stores.columns import Row
+from .stores.columns import COLUMNS, Row
 
 
 @dataclass(frozen=True)
@@ -61,3 +61,12 @@ class Hit:
             others=others,
             **same,
         )
+
+    def to_row(self) -> Row:
+        """The columns of an index that a hit knows; the others are None."""
+        row: Row = dict.fromkeys(COLUMNS)
+        row |= {name: getattr(self, name) for name in ("id", "path", "crs", "date", "sensor", "scene", "size", "time")}
+        row |= zip(("col_off", "row_off", "width", "height"), self.window or (), strict=bool(self.window))
+        row |= zip(("minx", "miny", "maxx", "maxy"), self.bounds or (), strict=bool(self.bounds))
+        row["footprint"] = json.dumps(self.footprint) if self.footprint else None
+        return row

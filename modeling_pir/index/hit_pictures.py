@@ -48,17 +48,21 @@ def write_sheet(path: str | Path, hits: Sequence["Hit"]) -> None:
     sheet.save(path)
 
 
-def hit_image(hit: "Hit") -> Image.Image:
+def hit_image(hit: "Hit", size: int = THUMBNAIL_SIZE) -> Image.Image:
     """The picture of a hit: its window of a scene, or the whole image.
+
+    Args:
+        hit: of a search.
+        size: pixels of the longer side at most.
 
     Raises:
         ValueError: the file is gone or broken.
         ImportError: a scene, and rasterio is missing.
     """
     if is_georaster(hit.path):
-        return read_window(hit.path, hit.window, THUMBNAIL_SIZE)
+        return read_window(hit.path, hit.window, size)
     image = open_image(hit.path)
-    image.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
+    image.thumbnail((size, size))
     return image
 
 

@@ -529,7 +529,7 @@ class PIRIndex:
         Raises:
             ValueError: another suffix, or a filter that cannot be understood.
         """
-        return export_rows(path, self.store.rows(where), self.metadata["dim"])
+        return export_rows(path, self.store.rows(where), self.metadata)
 
     def check(self, num_queries: int = 100, k: int = 10, where: str | None = None, seed: int = 0) -> float:
         """Recall of the search against an exact one, for vectors of the index as queries.

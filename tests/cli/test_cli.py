@@ -1,6 +1,7 @@
 import json
 import os
 import shlex
+import socket
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ from modeling_pir.inference.encoder import PIREncoder, load_encoder
 
 pytest.importorskip("lancedb")
 
-COMMANDS = ("index", "search", "embed", "localize", "classify", "demo", "convert", "export")
+COMMANDS = ("index", "search", "embed", "localize", "classify", "serve", "demo", "convert", "export")
 
 
 @pytest.fixture
@@ -302,33 +303,55 @@ def test_localize_lists_places_and_writes_a_map(run, model_folder, tmp_path):
     assert {path.name for path in (tmp_path / "maps").iterdir()} == {"scene.heat.png", "scene.heat.tif"}
 
 
-def test_demo_hands_index_and_model_to_the_page(run, indexed, monkeypatch):
-    launched = []
-    monkeypatch.setattr("modeling_pir.demo.page.launch", lambda *arguments: launched.append(arguments))
-    assert run("demo", "--index", indexed, "--port", 1234)[0] == 0
-    (index, host, port), *_ = launched
-    assert (len(index), index.encoder is not None, host, port) == (4, True, "127.0.0.1", 1234)
+@pytest.fixture
+def served(monkeypatch):
+    """What was handed to the server, which does not start."""
+    found = []
+    monkeypatch.setattr(
+        "modeling_pir.serve.launch.launch",
+        lambda index, taken, *rest: found.append((len(index), index.path, index.encoder, taken.getsockname(), *rest)),
+    )
+    return found
 
 
-def test_demo_of_a_folder_indexes_it_with_the_model_of_the_checkout(run, archive, model_folder, monkeypatch, capsys):
-    launched = []
+def test_serve_hands_index_model_and_port_to_the_server(run, indexed, served):
+    assert run("serve", "--index", indexed, "--port", 0, "--token", "secret", "--show-paths")[0] == 0
+    (num_rows, path, model, (host, port), access, show_paths), *_ = served
+    assert (num_rows, path, host, access.token, show_paths) == (4, str(indexed), "127.0.0.1", "secret", True)
+    assert model is not None and port > 0
+
+
+def test_demo_indexes_a_folder_with_the_model_of_the_checkout(run, archive, model_folder, monkeypatch, served):
     monkeypatch.setattr("modeling_pir.cli.options.SHIPPED_MODEL", Path(model_folder))
-    monkeypatch.setattr("modeling_pir.demo.page.launch", lambda index, *_: launched.append((len(index), index.path)))
-    code, out, errors = run("demo", archive)
+    code, out, errors = run("demo", archive, "--port", 0)
     assert code == 0 and "the small one of this checkout is used" in errors
     assert "4 rows" in out and "broken.jpg is no image that can be read" in out
-    assert launched[0][0] == 4 and not Path(launched[0][1]).exists()
+    (num_rows, path, *_, name), *_ = served
+    assert num_rows == 4 and name == "archive" and not Path(path).exists()
 
 
-@pytest.mark.parametrize("arguments", [[], ["folder", "--index", "a.lance"]])
-def test_demo_needs_a_folder_or_an_index(run, arguments):
-    code, _, errors = run("demo", *arguments)
-    assert code == 2 and "either a FOLDER of images or an --index" in errors
+def test_port_that_is_taken_is_said_before_the_model_is_loaded(run, indexed, archive, monkeypatch):
+    monkeypatch.setattr("modeling_pir.cli.serve.load_model", None)  # a call would fail
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        for command in (("serve", "--index", indexed), ("demo", archive)):
+            code, _, errors = run(*command, "--port", port)
+            assert code == 2 and f"127.0.0.1 port {port} cannot be used (Address already in use)" in errors
+    code, _, errors = run("serve", "--index", indexed, "--port", 99_999)
+    assert code == 2 and "name another one with --port" in errors
+
+
+def test_missing_web_server_names_the_extra(run, indexed, monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    code, _, errors = run("serve", "--index", indexed)
+    assert code == 2 and "pip install 'modeling-pir[serve]'" in errors
 
 
 def test_without_a_model_and_a_checkout_it_says_which_option_is_missing(run, archive, tmp_path, monkeypatch):
     monkeypatch.setattr("modeling_pir.cli.options.SHIPPED_MODEL", tmp_path / "nothing")
-    code, _, errors = run("demo", archive)
+    code, _, errors = run("demo", archive, "--port", 0)
     assert code == 2 and "No model is named: add --model" in errors
 
 

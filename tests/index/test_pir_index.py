@@ -15,7 +15,7 @@ from PIL import Image
 
 from modeling_pir import PIRModel
 from modeling_pir.index.embed_files import ChipOptions, embed_files
-from modeling_pir.index.export import wkb
+from modeling_pir.index.exchange.geometry import to_wkb
 from modeling_pir.index.pir_index import PIRIndex
 from modeling_pir.index.rows import make_row
 from modeling_pir.index.scan import Scan
@@ -438,15 +438,15 @@ def test_export_to_parquet_holds_vectors_and_geometry(index, tmp_path, tiny_imag
     table = pq.read_table(tmp_path / "all.parquet")
     vectors = np.array(table.column("embedding").to_pylist(), dtype=np.float32)
     np.testing.assert_allclose(vectors, embed_images(tiny_model, tiny_processor, tiny_images[:2]), atol=1e-6)
-    assert table.column("geometry").to_pylist() == [wkb(SQUARE), None]
+    assert table.column("geometry").to_pylist() == [to_wkb(SQUARE), None]
     assert json.loads(table.schema.metadata[b"geo"])["columns"]["geometry"]["encoding"] == "WKB"
 
 
 def test_well_known_binary_is_that_of_the_standard():
     triangle = [[0, 0], [1, 0], [0, 1], [0, 0]]
     ring = "04000000" + "".join(np.array(triangle, dtype="<f8").tobytes().hex(" ").split())
-    assert wkb({"type": "Polygon", "coordinates": [triangle]}).hex() == "0103000000" + "01000000" + ring
-    two = wkb({"type": "MultiPolygon", "coordinates": [[triangle], [triangle]]}).hex()
+    assert to_wkb({"type": "Polygon", "coordinates": [triangle]}).hex() == "0103000000" + "01000000" + ring
+    two = to_wkb({"type": "MultiPolygon", "coordinates": [[triangle], [triangle]]}).hex()
     assert two == "0106000000" + "02000000" + 2 * ("0103000000" + "01000000" + ring)
 
 

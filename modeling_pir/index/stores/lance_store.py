@@ -226,6 +226,11 @@ class LanceStore:
                 vectors = batch.column("embedding").flatten().to_numpy().reshape(batch.num_rows, -1)
                 yield [json.loads(row) for row in batch.column("row").to_pylist()], vectors
 
+    def values(self, columns: Sequence[str]) -> Iterator[tuple]:
+        """Some columns of all rows, without their vectors."""
+        for batch in self._scan(None, list(columns)).limit(None).to_batches(BATCH_ROWS):
+            yield from zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
+
     @property
     def is_approximate(self) -> bool:
         """Whether there is a vector index, so that a search may miss something."""

@@ -175,6 +175,12 @@ class ExactStore:
         for start in range(0, len(row_ids), BATCH_ROWS):
             yield self._fetch(row_ids[start : start + BATCH_ROWS])
 
+    def values(self, columns: Sequence[str]) -> Iterator[tuple]:
+        """Some columns of all rows, without their vectors."""
+        names = ", ".join(columns)
+        with self._lock:
+            yield from self._execute(f"SELECT {names} FROM images ORDER BY rowid").fetchall()
+
     def _fetch(self, row_ids: np.ndarray) -> tuple[list[Row], np.ndarray]:
         """Rows in the order of their ids, and their vectors."""
         rows, vectors = [], []
