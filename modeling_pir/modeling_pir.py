@@ -10,6 +10,7 @@ names in back-ticks after "official" are that code's.
 """
 
 import inspect
+import math
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -52,8 +53,8 @@ class PIROutput(ModelOutput):
         affiliation_loss: the second part, unweighted; where scene labels were given.
         logits_per_image: (images, texts) cosine similarity times the logit scale.
         logits_per_text: (texts, images), its transpose.
-        image_embeds: (images, projection_dim) unit norm.
-        text_embeds: (texts, projection_dim) unit norm.
+        image_embeds: (images, projection_dim) unit norm, in the weights' precision (float32 under autocast).
+        text_embeds: (texts, projection_dim) unit norm, in the weights' precision.
         belief_scores: (images, 1 + patches), see [`PIRImageFeatures`].
         filtered_indices: (images, filter_size), see [`PIRImageFeatures`].
         vision_model_output: the vision tower's output.
@@ -210,13 +211,27 @@ class PIRModel(PIRVisionSide, PIRTextSide, PIRPreTrainedModel):
                 f"The loss needs the same number of captions for every image, but got {text_embeds.shape[0]} texts for "
                 f"{image_embeds.shape[0]} images: repeat an image for each of its captions, or give all n of each."
             )
-        config = self.config
         if image_ids is None:
             image_ids = torch.arange(image_embeds.shape[0], device=image_embeds.device)
+        with torch.autocast(image_embeds.device.type, enabled=False):  # products of bfloat16 would coarsen the gradient
+            embeds = image_embeds.float(), text_embeds.float()
+            return self._losses(*embeds, image_ids, scene_labels, process_ids, caption_ids)
+
+    def _losses(
+        self,
+        image_embeds: torch.Tensor,
+        text_embeds: torch.Tensor,
+        image_ids: torch.Tensor,
+        scene_labels: torch.Tensor | None,
+        process_ids: torch.Tensor | None,
+        caption_ids: torch.Tensor | None,
+    ) -> PIRLosses:
+        """[`PIRModel.compute_loss`] in float32."""
+        config, captions_per_image = self.config, len(text_embeds) // len(image_embeds)
         positives = same_image_targets(image_ids, image_ids.repeat_interleave(captions_per_image))
         if config.identical_captions == "positives" and caption_ids is not None:
             positives = torch.maximum(positives, same_caption_targets(caption_ids, image_embeds.shape[0]))
-        similarity = image_embeds.float() @ text_embeds.float().T
+        similarity = image_embeds @ text_embeds.T
         if config.contrastive_objective == "triplet":
             contrastive = triplet_loss(similarity, positives, config.triplet_margin)
         else:
@@ -235,7 +250,17 @@ class PIRModel(PIRVisionSide, PIRTextSide, PIRPreTrainedModel):
 
     @staticmethod
     def _scale(logit_scale: torch.Tensor) -> torch.Tensor:
-        return logit_scale.float().exp().clamp(max=MAX_LOGIT_SCALE)
+        """The factor, at most 100; the gradient goes through the bound, else a scale beyond it would stay there."""
+        logit_scale = logit_scale.float()
+        bounded = logit_scale.detach().clamp(max=math.log(MAX_LOGIT_SCALE))
+        return (logit_scale + (bounded - logit_scale.detach())).exp()
+
+    @torch.no_grad()
+    def clamp_logit_scales(self) -> None:
+        """Bring both logit scales back to CLIP's bound, at most 100; call it after each step of the optimiser."""
+        for scale in (self.logit_scale, self.affiliation_logit_scale):
+            if scale is not None:
+                scale.clamp_(max=math.log(MAX_LOGIT_SCALE))
 
     @can_return_tuple
     def forward(
@@ -279,9 +304,10 @@ class PIRModel(PIRVisionSide, PIRTextSide, PIRPreTrainedModel):
         text_outputs = self.get_text_features(
             input_ids, attention_mask, token_type_ids, position_ids, return_dict=True, **kwargs
         )
-        image_embeds = F.normalize(image_outputs.pooler_output, dim=-1)
-        text_embeds = F.normalize(text_outputs.pooler_output, dim=-1)
-        logits_per_text = self._scale(self.logit_scale).to(text_embeds.dtype) * text_embeds @ image_embeds.T
+        image_embeds = F.normalize(image_outputs.pooler_output.float(), dim=-1)
+        text_embeds = F.normalize(text_outputs.pooler_output.float(), dim=-1)
+        with torch.autocast(image_embeds.device.type, enabled=False):
+            logits_per_text = self._scale(self.logit_scale) * text_embeds @ image_embeds.T
         losses = None
         if return_loss:
             caption_ids = caption_keys(input_ids, attention_mask)
@@ -290,10 +316,10 @@ class PIRModel(PIRVisionSide, PIRTextSide, PIRPreTrainedModel):
             loss=None if losses is None else losses.loss,
             contrastive_loss=None if losses is None else losses.contrastive_loss,
             affiliation_loss=None if losses is None else losses.affiliation_loss,
-            logits_per_image=logits_per_text.T,
-            logits_per_text=logits_per_text,
-            image_embeds=image_embeds,
-            text_embeds=text_embeds,
+            logits_per_image=logits_per_text.T.to(self.dtype),
+            logits_per_text=logits_per_text.to(self.dtype),
+            image_embeds=image_embeds.to(self.dtype),
+            text_embeds=text_embeds.to(self.dtype),
             belief_scores=image_outputs.belief_scores,
             filtered_indices=image_outputs.filtered_indices,
             vision_model_output=image_outputs,

@@ -87,9 +87,16 @@ class PIRTextModelOutput(ModelOutput):
 
 def build_tower(config: PreTrainedConfig, **kwargs: object) -> PreTrainedModel:
     """A tower with random weights; keyword arguments that its class does not take are left out."""
-    accepted = inspect.signature(MODEL_MAPPING[type(config)].__init__).parameters
-    model_kwargs = {name: value for name, value in kwargs.items() if name in accepted or name == "attn_implementation"}
-    return AutoModel.from_config(config, **model_kwargs)
+    tower_class = MODEL_MAPPING[type(config)]
+    accepted = inspect.signature(tower_class.__init__).parameters
+    model_kwargs = {name: value for name, value in kwargs.items() if name in accepted}
+    attention = _attention_of(tower_class, config._attn_implementation)
+    return AutoModel.from_config(config, attn_implementation=attention, **model_kwargs)
+
+
+def _attention_of(tower_class: type[PreTrainedModel], requested: str | None) -> str | None:
+    """The requested attention where a tower has it; "eager" where it has none to choose, as convolutional ones."""
+    return "eager" if requested == "sdpa" and not tower_class._supports_sdpa else requested
 
 
 def tower_width(tower: PreTrainedModel) -> int:
@@ -131,10 +138,14 @@ class PIRPreTrainedModel(PreTrainedModel):
             init.uniform_(module.bias, -bound, bound)
 
     def set_attn_implementation(self, attn_implementation: str | dict, *args: object, **kwargs: object) -> None:
-        """Switch the attention of the towers, VIR and LCA; the prior, which may have none to switch, keeps its own."""
+        """Switch the attention of the towers, VIR and LCA; a tower without attention to choose keeps its own."""
         if isinstance(attn_implementation, str):
-            towers = [part for part in ("vision", "text") if hasattr(self, f"{part}_model")]
-            attn_implementation = dict.fromkeys(["", *(f"{part}_config" for part in towers)], attn_implementation)
+            towers = {part: getattr(self, f"{part}_model", None) for part in ("vision", "text", "instruction")}
+            attn_implementation = {"": attn_implementation} | {
+                f"{part}_config": _attention_of(type(tower), attn_implementation)
+                for part, tower in towers.items()
+                if tower is not None
+            }
         super().set_attn_implementation(attn_implementation, *args, **kwargs)
 
 
@@ -145,8 +156,7 @@ class PIRVisionSide:
         """The prior and VIR, None where the configuration has none."""
         self.instruction_model, self.instruction_projection, self.vir = None, None, None
         if config.has_instruction:
-            # Convolutional towers have no attention to choose, and refuse an explicit choice.
-            self.instruction_model = build_tower(config.instruction_config, attn_implementation="eager")
+            self.instruction_model = build_tower(config.instruction_config)
             self.instruction_projection = nn.Linear(tower_width(self.instruction_model), config.projection_dim)
         if config.num_instruction_layers:
             self.vir = VIR(config)
@@ -156,13 +166,21 @@ class PIRVisionSide:
         super().tie_weights(*args, **kwargs)
         if self.instruction_model is not None and self.config.freeze_instruction_encoder:
             self.instruction_model.requires_grad_(False)
+        self.train(self.training)
 
     def train(self, mode: bool = True) -> "PIRVisionSide":
-        """Set training mode, but keep a frozen prior's BatchNorm on its own statistics."""
+        """Set training mode, but leave what is frozen in evaluation mode: its statistics stay, its dropout is off.
+
+        A module is frozen where none of its weights takes a gradient. The one exception is a frozen prior with
+        `freeze_instruction_batch_norm=False`, the official code's way.
+        """
         super().train(mode)
-        config = self.config
-        if self.instruction_model is not None and config.freeze_instruction_encoder:
-            self.instruction_model.train(mode and not config.freeze_instruction_batch_norm)
+        for module in self.modules() if mode else ():
+            weights = list(module.parameters())
+            if weights and not any(weight.requires_grad for weight in weights):
+                module.eval()
+        if self.instruction_model is not None and not self.config.freeze_instruction_batch_norm:
+            self.instruction_model.train(mode)
         return self
 
     def _image_tokens(self, outputs: BaseModelOutputWithPooling) -> torch.Tensor:
@@ -204,8 +222,8 @@ class PIRVisionSide:
         >>> image_embeds = torch.nn.functional.normalize(features.pooler_output, dim=-1)
         ```
         """
-        # The same numbers in another order in memory, in which convolutions are faster, most of all in bfloat16.
-        pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
+        # In the weights' precision; in another order in memory, in which convolutions are faster, most in bfloat16.
+        pixel_values = pixel_values.to(self.dtype).contiguous(memory_format=torch.channels_last)
         vision_outputs = self.vision_model(pixel_values, return_dict=True, **kwargs)
         image_tokens = self._image_tokens(vision_outputs)  # (batch, 1 + patches, dim)
         instruction_embeds, instruction_outputs, belief_scores, filtered_indices = None, None, None, None
@@ -345,7 +363,7 @@ class PIRVisionModelWithProjection(PIRVisionSide, PIRPreTrainedModel):
         """
         features = self.get_image_features(pixel_values, return_dict=True, **kwargs)
         return PIRVisionModelOutput(
-            image_embeds=F.normalize(features.pooler_output, dim=-1),
+            image_embeds=F.normalize(features.pooler_output.float(), dim=-1).to(self.dtype),
             last_hidden_state=features.last_hidden_state,
             pooler_output=features.pooler_output,
             hidden_states=features.hidden_states,
@@ -406,7 +424,7 @@ class PIRTextModelWithProjection(PIRTextSide, PIRPreTrainedModel):
             input_ids, attention_mask, token_type_ids, position_ids, return_dict=True, **kwargs
         )
         return PIRTextModelOutput(
-            text_embeds=F.normalize(features.pooler_output, dim=-1),
+            text_embeds=F.normalize(features.pooler_output.float(), dim=-1).to(self.dtype),
             last_hidden_state=features.last_hidden_state,
             pooler_output=features.pooler_output,
             hidden_states=features.hidden_states,

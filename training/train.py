@@ -37,7 +37,8 @@ from training.loop.joint_loss import joint_losses
 from training.loop.optim import parameter_groups, warmup_then_decay
 from training.loop.raw_temperatures import train_raw_temperatures
 from training.loop.sharding import check_sharding, prepare_sharding, whole_model
-from training.model.adapters import add_lora, freeze_batch_norm, freeze_modules
+from training.model.adapters import add_lora, freeze_modules
+from training.model.batch_norm import check_chunks, freeze_batch_norm, synchronise_batch_norms
 from training.model.build import build_model_and_processor
 from training.model.scene_classifier import prepare_instruction
 from training.report.run_report import finish_run
@@ -108,15 +109,14 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
 def build_model(config: TrainConfig, splits: dict[str, Dataset | Stream]) -> tuple[PIRModel, PIRProcessor]:
     """Model and processor of the run, with what it freezes and adapts."""
     model, processor = build_model_and_processor(config, splits["train"])
-    live_statistics = not (model.config.freeze_instruction_encoder and model.config.freeze_instruction_batch_norm)
-    if config.chunk_size and live_statistics and model.config.has_instruction:
-        raise ValueError(
-            f"chunk_size is {config.chunk_size}, but the instruction encoder's BatchNorm is live: its statistics would "
-            "depend on the chunks. Freeze it (freeze_instruction_batch_norm) or set chunk_size to 0."
-        )
     if config.lora_rank:
         add_lora(model, config.lora_rank)
     freeze_modules(model, config.freeze)
+    model.train()
+    if config.freeze_batch_norm:
+        freeze_batch_norm(model)
+    check_chunks(model, config.chunk_size)
+    synchronise_batch_norms(model)
     return model, processor
 
 
@@ -185,6 +185,8 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
             if config.max_grad_norm:
                 grad_norm = accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
             optimizer.step()
+            if not config.raw_temperatures:  # which the official code lets go wherever they go
+                plain.clamp_logit_scales()
             scheduler.step()
             optimizer.zero_grad()
             state["step"] += 1

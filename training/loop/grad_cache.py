@@ -1,10 +1,11 @@
 """Contrastive batches larger than memory: the gradient of the whole batch, one chunk at a time (GradCache, 2021)."""
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from modeling_pir.modeling_pir import PIRLosses, caption_keys
 from training.loop.joint_loss import joint_losses
@@ -86,7 +87,7 @@ def cached_backward(
     text_grads = text_grad.split([len(rows) for rows in text_rows])
     for index, chunk in enumerate(chunks):
         is_last = index == len(chunks) - 1
-        with nullcontext() if is_last else accelerator.no_sync(model):
+        with nullcontext() if is_last else _no_sync(accelerator, model):
             _set_random_state(random_states[index])
             outputs = model(**chunk)
             surrogate = (outputs.image_embeds * image_grads[index]).sum()
@@ -97,6 +98,11 @@ def cached_backward(
             accelerator.backward(surrogate)
     affiliation = None if losses.affiliation_loss is None else losses.affiliation_loss.detach()
     return PIRLosses(losses.loss.detach(), losses.contrastive_loss.detach(), affiliation)
+
+
+def _no_sync(accelerator: Accelerator, model: nn.Module) -> AbstractContextManager:
+    # torchrun has the model wrapped even for one process, where accelerate's own no_sync does nothing.
+    return model.no_sync() if isinstance(model, DistributedDataParallel) else accelerator.no_sync(model)
 
 
 def _random_state() -> tuple[torch.Tensor, torch.Tensor | None]:

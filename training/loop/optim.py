@@ -7,14 +7,60 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-BLOCK = re.compile(
-    r"\.(layers?|blocks|h|stages)\.\d+(\.blocks\.\d+)?(?=\.)"
-)  # one transformer block in a parameter's name
-
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
     """Whether a parameter is pulled towards zero: weight matrices are; vectors, scalars and position tables are not."""
     return parameter.dim() > 1 and "relative_position_bias_table" not in name
+
+
+def block_depths(tower: nn.Module) -> dict[str, int]:
+    """How deep in its tower each parameter is: 0 for the embeddings, then the blocks one by one.
+
+    A timm tower is asked itself (its `group_matcher`). In a tower of transformers a block is an entry of its list of
+    layers, or of the lists of its stages; what comes in front of the first is embedding, what comes behind the last is
+    as deep as the last.
+
+    Args:
+        tower: of timm or transformers.
+
+    Returns:
+        Parameter name within the tower to depth.
+
+    Raises:
+        ValueError: a tower whose blocks cannot be told apart, or put in order.
+    """
+    if hasattr(tower, "timm_model"):
+        from timm.models import group_parameters
+
+        matcher = tower.timm_model.group_matcher(coarse=False)
+        depths = group_parameters(tower.timm_model, matcher, reverse=True)
+        depths = {f"timm_model.{name}": depth for name, depth in depths.items()}
+    else:
+        depths = _depths_by_name(tower)
+    if max(depths.values(), default=0) == 0:
+        raise ValueError(
+            f"layer_decay cannot tell the blocks of a {type(tower).__name__} apart: set layer_decay to 1, which gives "
+            "every layer the same rate."
+        )
+    return depths
+
+
+def _depths_by_name(tower: nn.Module) -> dict[str, int]:
+    levels = 2 if hasattr(tower.config, "depths") else 1  # stages of blocks, or blocks
+    pattern = re.compile(r"(?:^|.*?\.)\d+(?=\.)" + r"(?:.*?\.\d+(?=\.))?" * (levels - 1))
+    names = [name for name, _ in tower.named_parameters()]
+    block_of = {name: match.group() for name in names if (match := pattern.match(name))}
+    if len({re.split(r"\.?\d", block)[0] for block in block_of.values()}) > 1:  # several lists side by side
+        return {}
+    blocks = list(dict.fromkeys(block_of.values()))
+    depths, is_behind = {}, False
+    for name in names:
+        is_behind = is_behind or name in block_of
+        if name in block_of:
+            depths[name] = blocks.index(block_of[name]) + 1
+        else:
+            depths[name] = len(blocks) if is_behind and "embed" not in name else 0
+    return depths
 
 
 def learning_rate_factors(model: nn.Module, layer_decay: float) -> dict[str, float]:
@@ -25,21 +71,19 @@ def learning_rate_factors(model: nn.Module, layer_decay: float) -> dict[str, flo
 
     Args:
         model: with the towers `vision_model`, `text_model`.
-        layer_decay: factor from a block to the one below.
+        layer_decay: factor from a block to the one below; 1 asks nothing of the towers.
 
     Returns:
         Parameter name to factor.
+
+    Raises:
+        ValueError: see [`block_depths`].
     """
     factors = {name: 1.0 for name, _ in model.named_parameters()}
-    for tower in ("vision_model", "text_model"):
-        names = [name for name in factors if f"{tower}." in name]
-        blocks = list(dict.fromkeys(match.group() for name in names if (match := BLOCK.search(name))))
-        for name in names:
-            match = BLOCK.search(name)
-            # What comes after the blocks (a last norm) has no number and learns like the last block.
-            is_embedding = match is None and "embed" in name
-            depth = blocks.index(match.group()) + 1 if match else 0 if is_embedding else len(blocks)
-            factors[name] = layer_decay ** (len(blocks) + 1 - depth)
+    for part in ("vision_model", "text_model") if layer_decay != 1 else ():
+        depths = block_depths(model.get_submodule(part))
+        for name, depth in depths.items():
+            factors[f"{part}.{name}"] = layer_decay ** (max(depths.values()) + 1 - depth)
     return factors
 
 

@@ -20,6 +20,7 @@ from training.config import TrainConfig
 from training.data.items import TrainItems
 from training.data.loader import make_items
 from training.data.stream import Stream
+from training.model.batch_norm import synchronise_batch_norms
 
 logger = logging.getLogger(__name__)
 LABEL_SMOOTHING = 0.1  # scenes overlap (a park has a pond): certainty would be learnt by heart
@@ -93,6 +94,7 @@ def train_on_scenes(
     start = time.perf_counter()
     classifier = SceneClassifier(tower, tower_width(tower), len(scenes))
     classifier.requires_grad_(True)
+    synchronise_batch_norms(classifier.train())
     classifier.to(memory_format=torch.channels_last)  # a fifth faster for convolutions in bfloat16
     loader = DataLoader(
         train_items, config.batch_size, shuffle=True, drop_last=True, collate_fn=collate, num_workers=config.num_workers

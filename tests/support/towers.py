@@ -1,0 +1,183 @@
+"""The kinds of towers that README names, tiny and random, what is asked of each pair, and docs/towers.md.
+
+python -m tests.support.towers        # computes the page anew, some minutes on two cores
+"""
+
+import tempfile
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from modeling_pir import PIRModel
+from modeling_pir.hub.pretrained import load_pretrained
+from modeling_pir.hub.publish import write_hub_folder
+from tests.support.paths import ROOT
+from tests.support.tiny import IMAGE_SIZE, build_tiny_config
+from training.loop.grad_cache import cached_backward
+from training.loop.joint_loss import joint_losses
+from training.loop.optim import parameter_groups
+from training.model.adapters import add_lora, freeze_modules, without_adapters
+from training.model.batch_norm import check_chunks
+
+PAGE = ROOT / "docs" / "towers.md"
+SIZE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+TEXT_SIZE = SIZE | {"max_position_embeddings": 64, "vocab_size": 200, "pad_token_id": 0}
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+VISION = {
+    "ResNet": {
+        "model_type": "resnet", "layer_type": "basic", "embedding_size": 16, "hidden_sizes": [16, 16], "depths": [1, 1],
+    },
+    "timm EfficientNet": {"model_type": "timm_wrapper", "architecture": "test_efficientnet"},
+    "Swin": {
+        "model_type": "swin", "image_size": IMAGE_SIZE, "patch_size": 2, "embed_dim": 8, "depths": [1, 2],
+        "num_heads": [1, 2], "window_size": 4, "drop_path_rate": 0.0,
+    },
+    "CLIP": {"model_type": "clip_vision_model", "image_size": IMAGE_SIZE, "patch_size": 8, **SIZE},
+}  # fmt: skip
+TEXT = {
+    "BERT": {"model_type": "bert", **TEXT_SIZE, **NO_DROPOUT},
+    "RoBERTa": {"model_type": "roberta", **TEXT_SIZE, **NO_DROPOUT, "bos_token_id": 2, "eos_token_id": 3},
+    "CLIP": {"model_type": "clip_text_model", **TEXT_SIZE, "bos_token_id": 2, "eos_token_id": 3},
+}
+PAIRS = [(vision, text) for vision in VISION for text in TEXT]
+COLUMNS = ("trains", "chunks", "freeze", "LoRA", "layer decay", "sdpa", "publish, load", "resume", "two processes")
+
+
+def build_pair(vision, text):
+    """A model of two kinds of towers, without dropout."""
+    torch.manual_seed(0)
+    config = build_tiny_config(vision_config=VISION[vision], text_config=TEXT[text], filter_size=2, dropout=0.0)
+    return PIRModel(config)
+
+
+def make_batch(num_images=4):
+    """Model inputs of images with two captions each, image ids, and scene labels."""
+    generator = torch.Generator().manual_seed(1)
+    input_ids = torch.randint(5, 100, (2 * num_images, 9), generator=generator)
+    input_ids[:, 8] = 3  # [SEP], where CLIP's text tower pools
+    images = torch.randn(num_images, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator)
+    inputs = {"pixel_values": images, "input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+    return inputs, torch.arange(num_images), torch.arange(num_images) % 2
+
+
+def backward(model):
+    """Fill the gradients of the plain batch."""
+    inputs, *ids = make_batch()
+    outputs = model(**inputs)
+    joint_losses(model, outputs.image_embeds, outputs.text_embeds, *ids, 0).loss.backward()
+
+
+def step(model):
+    """Three steps of AdamW; the state before and after."""
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], 1e-2)
+    for _ in range(3):
+        optimizer.zero_grad()
+        backward(model)
+        optimizer.step()
+    return before, model.state_dict()
+
+
+def changed(before, after):
+    """Names of what is not the same to the last bit."""
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def trains(vision, text):
+    """Every weight that can get a gradient moves, in both towers."""
+    moved = changed(*step(build_pair(vision, text).train()))
+    return all(
+        any(name.startswith(part) for name in moved) for part in ("vision_model.", "text_model.", "vir.", "lca.")
+    )
+
+
+def chunks(vision, text):
+    """Chunks give the gradient of the whole batch, or are refused."""
+    model = build_pair(vision, text).train()
+    try:
+        check_chunks(model, 1)
+    except ValueError:
+        freeze_modules(model, ["vision_model"])
+        model.train()
+        check_chunks(model, 1)  # what the refusal advises has to work
+        word = "refused while its BatchNorm is live"
+    else:
+        word = "yes"
+    backward(model)
+    plain = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+    model.zero_grad()
+    inputs, *ids = make_batch()
+    cached_backward(Accelerator(cpu=True), model, inputs, *ids, 1)
+    for name, weight in model.named_parameters():
+        if name in plain:
+            scale = max(plain[name].abs().max().item(), 1.0)
+            assert (weight.grad - plain[name]).abs().max().item() < 1e-5 * scale, name
+    return word
+
+
+def freeze(vision, text):
+    """What is frozen does not move by a bit, nor do its statistics."""
+    model = build_pair(vision, text)
+    freeze_modules(model, ["vision_model", "text_model"])
+    moved = changed(*step(model.train()))
+    return bool(moved) and not any(name.startswith(("vision_model.", "text_model.")) for name in moved)
+
+
+def lora(vision, text):
+    """Adapters train in both towers, nothing else there moves, and the merged model computes the same."""
+    model = build_pair(vision, text)
+    add_lora(model, 2)
+    moved = changed(*step(model.train()))
+    of_towers = {name for name in moved if name.startswith(("vision_model.", "text_model."))}
+    assert all("lora_" in name for name in of_towers), sorted(of_towers)[:3]
+    merged = without_adapters(model).eval()
+    assert not any("lora_" in name or "base_layer" in name for name in merged.state_dict())
+    with torch.no_grad():
+        inputs = make_batch()[0]
+        left, right = model.eval()(**inputs), merged(**inputs)
+        torch.testing.assert_close(left.image_embeds, right.image_embeds, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(left.text_embeds, right.text_embeds, atol=1e-5, rtol=1e-5)
+    return all(any(name.startswith(part) for name in of_towers) for part in ("vision_model.", "text_model."))
+
+
+def layer_decay(vision, text):
+    """Each tower has a rate for each of its blocks; the first layers learn most slowly."""
+    model = build_pair(vision, text)
+    groups = parameter_groups(model, 0.0, 1.0, 0.5)
+    rate_of = {id(weight): group["lr"] for group in groups for weight in group["params"]}
+    rates = {}
+    for part in ("vision_model", "text_model"):
+        rates[part] = [rate_of[id(weight)] for weight in model.get_submodule(part).parameters()]
+    return all(len(set(values)) >= 3 and values[0] == min(values) < 0.5 for values in rates.values())
+
+
+def sdpa(vision, text):
+    """Loading with `attn_implementation="sdpa"` gives what eager attention gives."""
+    model = build_pair(vision, text).eval()
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        model.save_pretrained(folder)
+        loaded = PIRModel.from_pretrained(folder, attn_implementation="sdpa")
+        model.set_attn_implementation("eager")
+        left, right = (one(**make_batch()[0]) for one in (model, loaded))
+    assert loaded.config._attn_implementation == "sdpa" and model.config._attn_implementation == "eager"
+    return torch.allclose(left.logits_per_image, right.logits_per_image, atol=1e-4)
+
+
+def publish_and_load(vision, text, processor):
+    """The folder for the Hub loads whole, and computes the same."""
+    model = build_pair(vision, text).eval()
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        source, published = Path(folder) / "model", Path(folder) / "published"
+        published.mkdir()
+        model.save_pretrained(source)
+        processor.save_pretrained(source)
+        write_hub_folder(source, published)
+        loaded, _ = load_pretrained(published)
+        left, right = (one(**make_batch()[0]) for one in (model, loaded))
+    return torch.equal(left.logits_per_image, right.logits_per_image)
+
+
+IN_PROCESS = {
+    "trains": trains, "chunks": chunks, "freeze": freeze, "LoRA": lora, "layer decay": layer_decay, "sdpa": sdpa,
+}  # fmt: skip
