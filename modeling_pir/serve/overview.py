@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 NUM_SAMPLES = 36  # images that are shown before a question is asked
 NUM_EXAMPLES = 6
-NUM_BEST = 5  # images by which an example sentence is judged
+NUM_BEST = 3  # images by which an example sentence is judged
+MAX_EXAMPLE = 34  # letters of an example sentence
+MIN_LETTERS = 5  # of a word that two examples do not share
 MAX_PLACES = 3000  # dots on the map; beyond, neighbours become one
 CELLS = (0.0, 0.01, 0.1, 0.5, 2.0, 10.0)  # degrees within which images are one dot
 COLUMNS = ("id", "path", "scene", "sensor", "date", "minx", "miny", "maxx", "maxy")
@@ -124,10 +126,13 @@ def fitting_examples(index: PIRIndex) -> list[str]:
     height = np.take_along_axis(similarity, best, axis=1).mean(axis=1)
     found: list[str] = []
     shown: set[int] = set()
+    named: set[str] = set()
     for number in (-height).argsort().tolist():
-        if not shown & set(best[number].tolist()):
-            found.append(bank_sentences()[number])
-            shown |= set(best[number].tolist())
-        if len(found) == NUM_EXAMPLES:
-            break
-    return found
+        sentence = bank_sentences()[number]
+        things = {word for word in sentence.split() if len(word) >= MIN_LETTERS}
+        if len(sentence) > MAX_EXAMPLE or things & named or set(best[number].tolist()) & shown:
+            continue
+        found.append(sentence)
+        shown |= set(best[number].tolist())
+        named |= things
+    return found[:NUM_EXAMPLES]

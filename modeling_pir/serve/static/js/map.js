@@ -7,6 +7,7 @@ import { element, plural } from "./dom.js";
 const PIN_PIXELS = 44; // pins nearer than this become one
 const PICTURE_PIXELS = 28; // a picture that would be smaller is not drawn into the map
 const MAX_PICTURES = 60;
+const NUM_LOOKED_AT = 9; // best hits that the map moves to: a far one behind them would shrink all others to a dot
 const EARTH = L.latLngBounds([-58, -170], [75, 178]);
 const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
@@ -71,8 +72,10 @@ export class ArchiveMap {
   look() {
     this.map.invalidateSize({ animate: false });
     this.map.closePopup();
-    if (this.items.length) {
-      const all = this.items.reduce((sum, item) => sum.extend(item.bounds), L.latLngBounds(this.items[0].bounds.getSouthWest(), this.items[0].bounds.getNorthEast()));
+    const best = this.items[0]?.hit ? this.items.slice(0, NUM_LOOKED_AT) : this.items;
+    if (best.length) {
+      const [{ bounds }] = best;
+      const all = best.reduce((sum, item) => sum.extend(item.bounds), L.latLngBounds(bounds.getSouthWest(), bounds.getNorthEast()));
       this.map.fitBounds(all, { maxZoom: 15, padding: [36, 36], animate: false });
     } else {
       this.map.fitBounds(EARTH, { animate: false });
