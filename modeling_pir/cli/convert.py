@@ -1,4 +1,4 @@
-"""`pir convert` and `pir export`: weights of the official code in, the two encoders in other formats out."""
+"""`pir convert` and `pir export`: weights of other code in, the two encoders in other formats out."""
 
 import argparse
 import json
@@ -12,22 +12,40 @@ def add_convert(subparsers: Subparsers) -> None:
         subparsers,
         "convert",
         _convert,
-        "turn a checkpoint of the official code into a folder for from_pretrained",
-        "pir convert checkpoint_best.pth pir-rsicd --verify",
+        "turn a checkpoint of the official PIR code or of open_clip into a folder that every command takes",
+        "pir convert RemoteCLIP-ViT-B-32.pt remoteclip",
     )
-    parser.add_argument("checkpoint", help="official .pth: {'model', 'config'} or a bare state dict")
+    parser.add_argument(
+        "checkpoint", help=".pth of PIR; or .pt or .safetensors of open_clip (RemoteCLIP, GeoRSCLIP...)"
+    )
     parser.add_argument("out_dir", help="folder to write; must not exist yet")
-    parser.add_argument("--tokenizer", help="Hub id or folder (default: that of the official code)")
-    parser.add_argument("--heads", type=int, help="attention heads of VIR and LCA, for a bare state dict (official: 8)")
-    parser.add_argument("--filter-size", type=int, help="tokens VIR keeps, for a bare state dict (official: 40)")
-    parser.add_argument("--text-heads", type=int, help="heads of BERT (default: one for each 64 channels)")
-    parser.add_argument("--verify", action="store_true", help="compare with the official computation afterwards")
+    parser.add_argument("--tokenizer", help="Hub id or folder (default: the one the checkpoint was trained with)")
+    group = parser.add_argument_group("PIR")
+    group.add_argument("--heads", type=int, help="attention heads of VIR and LCA, for a bare state dict (official: 8)")
+    group.add_argument("--filter-size", type=int, help="tokens VIR keeps, for a bare state dict (official: 40)")
+    group.add_argument("--text-heads", type=int, help="heads of BERT (default: one for each 64 channels)")
+    group.add_argument("--verify", action="store_true", help="compare with the official computation afterwards")
+    group = parser.add_argument_group("open_clip")
+    group.add_argument(
+        "--quick-gelu",
+        action=argparse.BooleanOptionalAction,
+        help="whether it has QuickGELU (default: by the file's name)",
+    )
 
 
 def _convert(args: argparse.Namespace) -> int:
     """Convert, and say what was done."""
     from ..convert.convert_pir_checkpoint_to_hf import DEFAULT_TOKENIZER, Flags, convert
+    from ..convert.open_clip import convert_open_clip, holds_open_clip
 
+    if holds_open_clip(args.checkpoint):
+        done = convert_open_clip(args.checkpoint, args.out_dir, args.quick_gelu, args.tokenizer)
+        done += ["index and search with it:"] + [
+            f"  pir index FOLDER --index archive.lance --model {args.out_dir}",
+            '  pir search "planes beside a terminal" --index archive.lance',
+        ]
+        print(json.dumps({"out_dir": args.out_dir, "done": done}) if args.json else "\n".join(done))
+        return 0
     flags = Flags(args.heads, args.text_heads, args.filter_size)
     done = convert(args.checkpoint, args.out_dir, args.tokenizer or DEFAULT_TOKENIZER, flags, args.verify)
     if args.json:

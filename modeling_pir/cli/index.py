@@ -55,6 +55,8 @@ def _index(args: argparse.Namespace) -> int:
     if args.check is not None:
         result["recall@10"] = index.check(args.check)
     result["rows"] = len(index)
+    if args.sources:
+        result["text_side"] = export_text_side(index)
     print(json.dumps(result) if args.json else index_text(result))
     return 1 if result.get("errors") else 0
 
@@ -94,6 +96,27 @@ def add_sources(index: "PIRIndex", args: argparse.Namespace) -> "AddReport":
         index.attach(load_model(args, index))
     embedded = _embed(index, files, scan.labels, args) if files else ()
     return index.write(embedded, scan, args.delete_missing)
+
+
+def export_text_side(index: "PIRIndex") -> str | None:
+    """Export the text side of the model that was just used, so that searches by words start without torch.
+
+    Returns:
+        A line that says what was done, or why searches will load the model; None if there was nothing to do.
+    """
+    from ..inference.onnx_text import is_wanted, text_encoder_folder
+
+    folder = text_encoder_folder(index.metadata["weights"])
+    if index.encoder is None or not is_wanted() or folder.exists():
+        return None
+    from ..convert.export_text import export_text
+    from ..index.questions.bank import bank_embeds
+
+    try:
+        export_text(index.encoder, folder, bank_embeds(index.encoder, index.metadata["weights"]))
+    except (ValueError, OSError, ImportError) as error:
+        return f"searches will load the whole model: {error}"
+    return f"text side exported to {folder}: searches by words start without torch"
 
 
 def _embed(index: "PIRIndex", files: list[str], labels: dict, args: argparse.Namespace) -> Iterator["EmbeddedFile"]:

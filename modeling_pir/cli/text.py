@@ -16,6 +16,8 @@ def index_text(result: dict) -> str:
         lines.append(f"{result['exported']:,} rows written to {result['export']}")
     if "recall@10" in result:
         lines.append(f"recall@10 against exact search: {result['recall@10']:.3f}")
+    if result.get("text_side"):
+        lines.append(result["text_side"])
     if result.get("unplaced"):
         lines.append(f"{len(result['unplaced'])} scenes do not say where they lie, and have no footprint:")
         lines += listed(result["unplaced"])

@@ -49,7 +49,7 @@ def _settings(encoder: Encoder) -> dict:
     """
     reading = encoder.reading
     if reading is None:
-        raise ValueError(f"the text side of a {type(encoder.model).__name__} is not exported")
+        raise ValueError(f"The text side of a {type(encoder.model).__name__} cannot be exported.")
     is_padded = (
         isinstance(encoder, DualEncoder) and text_settings(encoder.model, encoder.processor)["padding"] != "longest"
     )
@@ -91,18 +91,12 @@ def export_text(encoder: Encoder, folder: Path, bank: np.ndarray) -> float:
     settings = _settings(encoder)
     model = copy.deepcopy(encoder.model).to("cpu").float()
     model.set_attn_implementation("eager")
-    inputs = _inputs(encoder, list(CHECKED[1:]))
-    free = {0: Dim("texts")} | (
-        {} if settings["pads_to_full_length"] else {1: Dim("length", max=settings["max_tokens"])}
-    )
-    program = torch.export.export(
-        TextFeatures(model, settings["inputs"]), tuple(inputs.values()), dynamic_shapes=((free,) * len(inputs),)
-    )
     with whole_folder(folder) as partial:
-        torch.onnx.export(
-            program, dynamo=True, input_names=settings["inputs"], output_names=["text_embeds"], verbose=False,
-            external_data=False,
-        ).save(partial / PROGRAM)  # fmt: skip
+        try:
+            _write_program(model, settings, _inputs(encoder, list(CHECKED[1:])), partial / PROGRAM)
+        except Exception as error:  # the exporter has many types of its own
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            raise ValueError(f"The text side of a {type(model).__name__} cannot be exported ({reason}).") from error
         encoder.reading.tokenizer.save(str(partial / TOKENIZER))
         np.save(partial / BANK, bank)
         (partial / SETTINGS).write_text(json.dumps(settings))
@@ -110,5 +104,19 @@ def export_text(encoder: Encoder, folder: Path, bank: np.ndarray) -> float:
         expected = np.concatenate([encoder.embed_texts([text]).numpy() for text in CHECKED])
         difference = float(np.abs(exported - expected).max())
         if not difference <= TOLERANCE:
-            raise ValueError(f"the exported text side differs from the model by {difference:.1e}")
+            raise ValueError(f"The exported text side differs from the model by {difference:.1e}.")
     return difference
+
+
+def _write_program(model: nn.Module, settings: dict, inputs: dict[str, torch.Tensor], path: Path) -> None:
+    """Trace the text side and write it as an ONNX model; the number of texts and, where they vary, lengths are free."""
+    free = {0: Dim("texts")}
+    if not settings["pads_to_full_length"]:
+        free[1] = Dim("length", max=settings["max_tokens"])
+    features = TextFeatures(model, settings["inputs"])
+    program = torch.export.export(features, tuple(inputs.values()), dynamic_shapes=((free,) * len(inputs),))
+    onnx_program = torch.onnx.export(
+        program, dynamo=True, input_names=settings["inputs"], output_names=["text_embeds"], verbose=False,
+        external_data=False,
+    )  # fmt: skip
+    onnx_program.save(path)

@@ -78,6 +78,15 @@ def is_open_clip(state: State) -> bool:
     return {"visual.conv1.weight", "token_embedding.weight", "text_projection"} <= names
 
 
+def holds_open_clip(path: str | Path) -> bool:
+    """Whether a file is one that [`convert_open_clip`] takes, as far as its tensors' names tell.
+
+    Raises:
+        ValueError: it cannot be read, or holds no tensors.
+    """
+    return str(path).endswith(".safetensors") or is_open_clip(state_dict_of(read_checkpoint(path), path))
+
+
 def read_open_clip(path: str | Path) -> State:
     """The tensors of a checkpoint in float32, under open_clip's names.
 

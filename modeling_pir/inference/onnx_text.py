@@ -43,6 +43,11 @@ def text_encoder_folder(weights: str) -> Path:
     return Path(root) / f"text_encoders_{VERSION}" / weights
 
 
+def is_wanted() -> bool:
+    """Whether text sides are exported and used; the environment variable PIR_TEXT_ENCODER=torch forbids it."""
+    return os.environ.get("PIR_TEXT_ENCODER") != "torch"
+
+
 def find_text_encoder(weights: str) -> OnnxTextEncoder | None:
     """The exported text side of a model.
 
@@ -56,8 +61,7 @@ def find_text_encoder(weights: str) -> OnnxTextEncoder | None:
         ValueError: it is there, but damaged.
     """
     folder = text_encoder_folder(weights)
-    is_wanted = os.environ.get("PIR_TEXT_ENCODER") != "torch" and importlib.util.find_spec("onnxruntime") is not None
-    if not is_wanted or not folder.is_dir():
+    if not is_wanted() or importlib.util.find_spec("onnxruntime") is None or not folder.is_dir():
         return None
     try:
         return OnnxTextEncoder(folder)

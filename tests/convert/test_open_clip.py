@@ -9,6 +9,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import AutoModel, AutoProcessor
 
+from modeling_pir import PIRModel
+from modeling_pir.cli.main import main
 from modeling_pir.convert.open_clip import choose_quick_gelu, convert_open_clip, read_open_clip
 
 open_clip = pytest.importorskip("open_clip")
@@ -125,3 +127,24 @@ def test_a_pickle_with_code_is_not_run(tmp_path):
     torch.save({"state_dict": Path("x")}, tmp_path / "code.pt")
     with pytest.raises(ValueError, match="pathlib"):
         convert_open_clip(tmp_path / "code.pt", tmp_path / "out")
+
+
+def test_the_command_tells_the_kinds_of_checkpoints_apart_and_says_how_to_go_on(tmp_path, capsys):
+    _, path = checkpoint(tmp_path, "ViT-B-32")
+    assert main(["convert", str(path), str(tmp_path / "out"), "--quick-gelu"]) == 0
+    out = capsys.readouterr().out
+    assert "activation: QuickGELU (as you said)" in out
+    assert f"pir index FOLDER --index archive.lance --model {tmp_path / 'out'}" in out
+    torch.save({"fc.weight": torch.ones(2)}, tmp_path / "other.pth")
+    assert main(["convert", str(tmp_path / "other.pth"), str(tmp_path / "no")]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_pir_starts_from_the_towers_of_a_converted_clip(tmp_path):
+    _, path = checkpoint(tmp_path, "ViT-B-32")
+    convert_open_clip(path, tmp_path / "clip")
+    folder = str(tmp_path / "clip")
+    model = PIRModel.from_backbones(folder, folder, folder, projection_dim=16, num_attention_heads=2)
+    clip = AutoModel.from_pretrained(folder)
+    weight = model.vision_model.state_dict()["encoder.layers.0.mlp.fc1.weight"]
+    assert torch.equal(weight, clip.vision_model.state_dict()["encoder.layers.0.mlp.fc1.weight"])
