@@ -1,7 +1,7 @@
 """PIR (Prior Instruction Representation): remote-sensing image-text retrieval for transformers.
 
-Importing the package costs nothing: torch and transformers, which take seconds, are imported when one of the names
-below is first used. That also registers PIR with the Auto classes of transformers.
+Importing the package costs nothing: torch and transformers, which take seconds, are imported when a name of the model
+is first used. That also registers PIR with the Auto classes of transformers.
 """
 
 from importlib import import_module
@@ -19,11 +19,16 @@ if TYPE_CHECKING:
         PIRVisionConfig,
         PIRVisionModelWithProjection,
     )
+    from .index.pir_index import PIRIndex
+    from .index.questions.query import Query
+    from .inference.encoder import Encoder, load_encoder
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Encoder",
     "PIRConfig",
+    "PIRIndex",
     "PIRModel",
     "PIROutput",
     "PIRPreTrainedModel",
@@ -32,10 +37,18 @@ __all__ = [
     "PIRTextModelWithProjection",
     "PIRVisionConfig",
     "PIRVisionModelWithProjection",
+    "Query",
+    "load_encoder",
 ]
+PLACES = {  # of the names that are not the model's
+    "Encoder": "inference.encoder",
+    "PIRIndex": "index.pir_index",
+    "Query": "index.questions.query",
+    "load_encoder": "inference.encoder",
+}
 
 
 def __getattr__(name: str) -> object:
     if name in __all__:
-        return getattr(import_module(f"{__name__}.auto_classes"), name)
+        return getattr(import_module(f"{__name__}.{PLACES.get(name, 'auto_classes')}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

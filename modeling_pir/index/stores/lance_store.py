@@ -1,5 +1,6 @@
 """Search in a Lance table (extra `search`): on a disk or in object storage, exact or approximate, filtered by SQL."""
 
+import gc
 import json
 import os
 import threading
@@ -33,7 +34,11 @@ BATCH_ROWS = 10_000
 def import_lancedb() -> ModuleType:
     """The lancedb package, or which extra brings it."""
     os.environ.setdefault("LANCEDB_LOG", "error")  # its warnings are about its own defaults
-    return need("lancedb", "search", "This index needs")
+    gc.disable()  # of the thousands of classes that this import makes, none is garbage: looking for it takes 0.2 s
+    try:
+        return need("lancedb", "search", "This index needs")
+    finally:
+        gc.enable()
 
 
 @dataclass(frozen=True)
