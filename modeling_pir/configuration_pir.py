@@ -75,6 +75,8 @@ class PIRConfig(PreTrainedConfig):
             official code's target, one column per sample although columns of one scene are equal.
         affiliation_centers: "global", cluster centres of the gathered batch; "local", of each process's part of it, as
             the official code.
+        ground_resolution: metres on the ground per pixel of the training images, about; scenes that are finer are cut
+            to it when they are indexed. None: not known, scenes keep their own.
 
     Raises:
         ValueError: an inconsistent architecture (heads that do not divide the width, a filter larger than the tokens).
@@ -119,6 +121,7 @@ class PIRConfig(PreTrainedConfig):
     affiliation_weight: float | int = 1.0
     affiliation_targets: Literal["scene", "identity"] = "scene"
     affiliation_centers: Literal["global", "local"] = "global"
+    ground_resolution: float | int | None = None
 
     @property
     def has_instruction(self) -> bool:
@@ -142,6 +145,10 @@ class PIRConfig(PreTrainedConfig):
         for name in ("num_instruction_layers", "num_cycles", "affiliation_weight", "triplet_margin"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, but it has to be 0 (off) or more.")
+        if self.ground_resolution is not None and not 0 < self.ground_resolution < math.inf:
+            raise ValueError(
+                f"ground_resolution is {self.ground_resolution}, but it has to be above 0 metres per pixel."
+            )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}, but it is a probability: at least 0 and below 1.")
         if self.projection_dim % self.num_attention_heads:

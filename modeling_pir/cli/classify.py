@@ -26,14 +26,14 @@ def add_classify(subparsers: Subparsers) -> None:
 
 def _classify(args: argparse.Namespace) -> int:
     """Probabilities of the labels: softmax of the scaled similarities, as the model itself scales them."""
-    from ..inference.images import open_image
+    from ..geo.raster import open_as_image
 
     labels = list(dict.fromkeys(label.strip() for label in args.labels.split(",") if label.strip()))
     if len(labels) < 2:
         raise ValueError(f"--labels {args.labels!r} names {len(labels)} labels: give two or more, separated by commas.")
     if "{}" not in args.template:
         raise ValueError(f"--template {args.template!r} has no {{}}: put it where the label goes.")
-    images = [open_image(path) for path in args.images]
+    images = [open_as_image(path) for path in args.images]
     encoder = load_model(args)
     if encoder.logit_scale is None:
         raise ValueError(f"{args.model} has no logit scale, so that its similarities are not probabilities of labels.")

@@ -3,10 +3,12 @@
 import argparse
 import json
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from ..geo.raster import RASTER_SUFFIXES
 from .options import Subparsers, add_chips, add_cluster, add_command, add_model, load_model
 from .text import index_text
 
@@ -123,7 +125,24 @@ def _embed(index: "PIRIndex", files: list[str], labels: dict, args: argparse.Nam
     """Embed files here or on Ray."""
     from ..index.embed_files import ChipOptions, embed_files
 
-    chips = ChipOptions(args.chip_size, args.ground_resolution, args.overlap, args.bands and tuple(args.bands))
+    chips = ChipOptions(
+        args.chip_size,
+        args.ground_resolution,
+        args.overlap,
+        args.bands and tuple(args.bands),
+        args.max_nodata,
+        args.allow_references,
+    ).resolved(index.encoder)
+    if (
+        args.ground_resolution is None
+        and chips.ground_resolution
+        and any(path.lower().endswith(RASTER_SUFFIXES) for path in files)
+    ):
+        print(
+            f"The model was trained at about {chips.ground_resolution:g} m per pixel: finer scenes are cut at that "
+            "(--ground-resolution changes it).",
+            file=sys.stderr,
+        )
     if args.engine == "local":
         return embed_files(index.encoder, files, chips, labels, args.batch_size, not args.json)
     from ..index.embed_files import ray_embed_files

@@ -6,7 +6,7 @@ import os
 from dataclasses import asdict
 
 from .options import Subparsers, add_chips, add_command, add_model, load_model
-from .text import table
+from .text import printable, table
 
 
 def add_localize(subparsers: Subparsers) -> None:
@@ -30,7 +30,7 @@ def _localize(args: argparse.Namespace) -> int:
     """Draw the heat map and list the best places."""
     from ..geo.localize import localize
 
-    if not os.path.exists(args.scene):
+    if not args.allow_references and not os.path.exists(args.scene):
         raise ValueError(f"{args.scene} does not exist: name a scene.")
     found = localize(
         load_model(args),
@@ -44,6 +44,8 @@ def _localize(args: argparse.Namespace) -> int:
         args.places,
         args.batch_size,
         progress=not args.json,
+        max_nodata=args.max_nodata,
+        allow_references=args.allow_references,
     )
     places = [asdict(place) for place in found.places]
     files = {"picture": str(found.picture), "geotiff": str(found.geotiff), "crs": found.crs}
@@ -54,5 +56,6 @@ def _localize(args: argparse.Namespace) -> int:
     for rank, place in enumerate(found.places, start=1):
         bounds = ",".join(f"{degrees:.5f}" for degrees in place.bounds or ())
         rows.append((str(rank), f"{place.similarity:.3f}", ",".join(map(str, place.window)), bounds))
-    print(f"{table(rows)}\n{found.num_chips} chips compared; written: {found.picture} and {found.geotiff}")
+    written = printable(f"{found.picture} and {found.geotiff}")
+    print(f"{table(rows)}\n{found.num_chips} chips compared; written: {written}")
     return 0

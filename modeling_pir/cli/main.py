@@ -19,6 +19,7 @@ from .index import add_index
 from .localize import add_localize
 from .search import add_search
 from .serve import add_demo, add_serve
+from .text import escape_what_cannot_be_encoded, printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,11 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    escape_what_cannot_be_encoded()
     args = build_parser().parse_args(arguments)
     try:
         return args.run(args)
     except (ValueError, OSError, ImportError, RuntimeError) as error:
-        sentence = " ".join(str(error).split())
+        sentence = printable(" ".join(str(error).split()))
         if args.json:
             print(json.dumps({"error": sentence}))
         print(f"pir {args.command}: {sentence}", file=sys.stderr)

@@ -85,14 +85,14 @@ def _search(args: argparse.Namespace) -> int:
 
 def _query(args: argparse.Namespace) -> Query:
     """The question that the options ask; an area and images are read, so that what is wrong with them comes first."""
+    from ..geo.raster import open_as_image
     from ..index.questions.area import Area
-    from ..inference.images import open_image
 
     if args.area is not None:
         Area(args.area)
     return Query(
         sentences=args.sentences,
-        images=[open_image(path) for path in args.image],
+        images=[open_as_image(path) for path in args.image],
         like=args.like,
         unlike=args.unlike,
         without=args.without,

@@ -1,17 +1,24 @@
 """Similarities of overlapping chips as one map: an array, a picture, a GeoTIFF."""
 
+import os
 import textwrap
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from ..inference.figures import new_figure
 from .footprint import Bounds, Window
+from .opening import import_rasterio
 from .raster import Raster
+
+if TYPE_CHECKING:
+    from rasterio.control import GroundControlPoint
+
 
 HEAT_SIZE = 1024  # cells, longer side of a heat map at most
 MARK_COLORS = ("black", "white")  # of a frame's edge and core: seen on any ground
@@ -68,28 +75,43 @@ def _tent(start: float, length: float, limit: int) -> tuple[slice, np.ndarray]:
 
 
 def write_geotiff(path: Path, heat: np.ndarray, scene: Raster, sentence: str) -> None:
-    """Write a heat map that lies over its scene in a GIS.
+    """Write a heat map that lies over its scene in a GIS, as a Cloud Optimized GeoTIFF.
 
     Args:
-        path: of the file; replaced if there.
+        path: of the file; replaced if there, as a whole.
         heat: (rows, cols) float32, NaN where there is no data.
         scene: where it lies; without a CRS the file has none either.
         sentence: becomes the band's description.
     """
-    import rasterio
-
+    rasterio = import_rasterio()
     rows, cols = heat.shape
-    a, b, c, d, e, f = scene.transform[:6]
     across, down = scene.width / cols, scene.height / rows  # pixels of the scene per cell
-    transform = rasterio.Affine(a * across, b * down, c, d * across, e * down, f)
-    profile = {"driver": "GTiff", "dtype": "float32", "count": 1, "width": cols, "height": rows, "nodata": np.nan}
-    profile |= {"crs": scene.dataset.crs, "transform": transform, "compress": "deflate", "predictor": 3}
+    profile = {"driver": "COG", "dtype": "float32", "count": 1, "width": cols, "height": rows, "nodata": np.nan}
+    profile |= {"compress": "deflate", "predictor": 3, "blocksize": 512, "overview_resampling": "average"}
+    points, points_crs = scene.dataset.gcps
+    if points:
+        moved = [_scaled(point, across, down) for point in points]
+        profile |= {"gcps": moved, "crs": points_crs}
+    else:
+        a, b, c, d, e, f = scene.transform[:6]
+        transform = rasterio.Affine(a * across, b * down, c, d * across, e * down, f)
+        profile |= {"crs": scene.dataset.crs, "transform": transform}
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")  # GDAL replaces a file with all that its overviews name
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)  # `Localization.crs` says it
-        with rasterio.open(path, "w", **profile) as dataset:
-            dataset.write(heat, 1)
-            dataset.set_band_description(1, sentence)
-            dataset.update_tags(SENTENCE=sentence, UNIT="cosine similarity")
+        try:
+            with rasterio.open(part, "w", **profile) as dataset:
+                dataset.write(heat, 1)
+                dataset.set_band_description(1, sentence)
+                dataset.update_tags(SENTENCE=sentence, UNIT="cosine similarity")
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def _scaled(point: "GroundControlPoint", across: float, down: float) -> "GroundControlPoint":
+    """A ground control point of a scene, in cells of its map."""
+    return type(point)(point.row / down, point.col / across, point.x, point.y, point.z)
 
 
 def draw_heat(

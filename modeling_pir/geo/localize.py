@@ -53,6 +53,8 @@ def localize(
     num_places: int = 5,
     batch_size: int = 64,
     progress: bool = False,
+    max_nodata: float = 0.5,
+    allow_references: bool = False,
 ) -> Localization:
     """Compare a sentence with every part of a scene.
 
@@ -66,12 +68,14 @@ def localize(
         sentence: what to look for.
         output_dir: folder of the two files; made if missing.
         chip_size: pixels of a chip's side; sets the size of what can be told apart.
-        ground_resolution: metres per pixel of a chip, see [`iter_chips`].
+        ground_resolution: metres per pixel of a chip, see [`iter_chips`]; None takes the model's own, if it has one.
         overlap: share of a chip's side that neighbours share: more of it, a finer map and more time.
         bands: see [`iter_chips`].
         num_places: places returned and framed, at most.
         batch_size: chips encoded at once.
         progress: whether to show a progress bar.
+        max_nodata: see [`iter_chips`].
+        allow_references: see [`iter_chips`].
 
     Returns:
         The places, the heat map and where it was written.
@@ -85,18 +89,17 @@ def localize(
     if num_places < 1:
         raise ValueError(f"num_places is {num_places}, but it has to be at least 1.")
     need("matplotlib.figure", "geo", "Heat map pictures need")
-    chips = iter_chips(path, chip_size, ground_resolution, overlap, bands)
+    ground_resolution = ground_resolution or encoder.ground_resolution
+    chips = iter_chips(path, chip_size, ground_resolution, overlap, bands, max_nodata, allow_references)
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     text_embed = encoder.embed_texts([sentence])[0]  # (projection_dim,)
     places: list[Place] = []
-    image_embeds = encoder.embed_images(
-        _images(chips, places), batch_size, progress=Path(path).name if progress else None
-    )
+    image_embeds = encoder.embed_images(_images(chips, places), batch_size, progress="chips" if progress else None)
     for place, similarity in zip(places, (image_embeds @ text_embed).tolist(), strict=True):
         place.similarity = similarity
     picture, geotiff = (output_dir / f"{Path(path).stem}.heat.{suffix}" for suffix in ("png", "tif"))
-    with Raster(path, bands) as scene:
+    with Raster(path, bands, allow_references=allow_references) as scene:
         size = scene.fit(None, HEAT_SIZE)
         background, valid = scene.read(None, size)
         heat = heat_map(places, (scene.width, scene.height), size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -30,12 +30,18 @@ GROUP_BYTES = 64_000_000  # of them, that a worker embeds before it hands them o
 
 @dataclass(frozen=True)
 class ChipOptions:
-    """How scenes are cut, see [`iter_chips`]."""
+    """How scenes are cut, see [`iter_chips`]; without a ground resolution the model's own is taken, if it has one."""
 
     chip_size: int = 224
     ground_resolution: float | None = None
     overlap: float = 0.25
     bands: tuple[int, ...] | None = None
+    max_nodata: float = 0.5
+    allow_references: bool = False
+
+    def resolved(self, encoder: Encoder) -> ChipOptions:
+        """The same options with the model's ground resolution where none is given."""
+        return self if self.ground_resolution else replace(self, ground_resolution=encoder.ground_resolution)
 
 
 DEFAULT_CHIPS = ChipOptions()
@@ -77,7 +83,7 @@ def read_file(path: str, chips: ChipOptions, labels: Mapping[str, str]) -> Itera
     status = os.stat(path)
     state = {"size": status.st_size, "time": status.st_mtime, "hash": file_hash(path)}
     if is_georaster(path):
-        for chip in iter_chips(path, chips.chip_size, chips.ground_resolution, chips.overlap, chips.bands):
+        for chip in iter_chips(path, **asdict(chips)):
             yield chip.image, _chip_row(path, chip) | state | labels
     else:
         image = open_image(path)
@@ -161,7 +167,8 @@ def embed_files(
     rows: list[Row] = []  # of the file that is being read
     vectors: list[np.ndarray] = []
     no_vector = np.empty((0, encoder.dim), dtype=np.float32)
-    for group in _groups(_records(files, chips, labels or {}, progress), batch_size):
+    records = _records(files, chips.resolved(encoder), labels or {}, progress)
+    for group in _groups(records, batch_size):
         images = [record.image for record in group if record.image is not None]
         embeddings = iter(encoder.embed_images(images, batch_size).numpy())
         for record in group:

@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw
 
 from ..geo.raster import is_georaster, read_window
 from ..inference.images import open_image
+from .fonts import draw_text
 
 if TYPE_CHECKING:
     from .hit import Hit
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 SHEET_COLUMNS = 5
 TILE_SIZE = 224  # pixels
-CAPTION_HEIGHT = 34
+FONT_SIZE, LINE_HEIGHT, CAPTION_HEIGHT = 11, 15, 34
 THUMBNAIL_SIZE = 512  # pixels, longer side
 
 
@@ -29,10 +30,6 @@ def write_sheet(path: str | Path, hits: Sequence["Hit"]) -> None:
     Raises:
         OSError: the picture cannot be written.
     """
-    from PIL import Image, ImageDraw
-
-    pass
-
     num_columns = min(SHEET_COLUMNS, max(1, len(hits)))
     num_rows = max(1, -(-len(hits) // num_columns))
     sheet = Image.new("RGB", (num_columns * TILE_SIZE, num_rows * (TILE_SIZE + CAPTION_HEIGHT)), "white")
@@ -42,9 +39,9 @@ def write_sheet(path: str | Path, hits: Sequence["Hit"]) -> None:
         image.thumbnail((TILE_SIZE - 4, TILE_SIZE - 4))
         sheet.paste(image, (left + 2, top + 2))
         rank, similarity, *rest = caption.split(" · ")
-        name = " ".join(rest)
-        name = name if len(name) <= 34 else f"...{name[-31:]}"
-        draw.text((left + 4, top + TILE_SIZE), f"{rank}: {similarity}\n{name}", fill="black", font_size=11)
+        for line, text in enumerate((f"{rank}: {similarity}", " ".join(rest))):
+            place = (left + 4, top + TILE_SIZE + line * LINE_HEIGHT)
+            draw_text(draw, place, text, FONT_SIZE, "black", TILE_SIZE - 8)
     sheet.save(path)
 
 
@@ -61,7 +58,7 @@ def hit_image(hit: "Hit", size: int = THUMBNAIL_SIZE) -> Image.Image:
     """
     if is_georaster(hit.path):
         return read_window(hit.path, hit.window, size)
-    image = open_image(hit.path)
+    image = open_image(hit.path, enough_pixels=size)
     image.thumbnail((size, size))
     return image
 
@@ -74,12 +71,13 @@ def gallery_items(hits: Sequence["Hit"]) -> list[tuple[Image.Image, str]]:
             image = hit_image(hit)
         except ValueError as error:
             image = Image.new("RGB", (256, 256), "#333333")
-            ImageDraw.Draw(image).multiline_text((8, 8), _wrap(str(error), 36), fill="white")
+            for line, text in enumerate(_wrap(str(error), 36)):
+                draw_text(ImageDraw.Draw(image), (8, 8 + line * LINE_HEIGHT), text, FONT_SIZE, "white", 240)
         known = (f"{hit.similarity:.3f}", hit.date, Path(hit.path).name)
         items.append((image, " · ".join([str(rank), *(text for text in known if text)])))
     return items
 
 
-def _wrap(text: str, width: int) -> str:
+def _wrap(text: str, width: int) -> list[str]:
     """Break a text, which may be a path without spaces, into lines."""
-    return "\n".join(text[start : start + width] for start in range(0, len(text), width))
+    return [text[start : start + width] for start in range(0, len(text), width)]

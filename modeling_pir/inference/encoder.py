@@ -76,6 +76,11 @@ class Encoder(ABC):
         return self._dim
 
     @property
+    def ground_resolution(self) -> float | None:
+        """Metres on the ground per pixel of the model's training images; None where its configuration does not say."""
+        return getattr(getattr(self.model, "config", None), "ground_resolution", None)
+
+    @property
     def logit_scale(self) -> float | None:
         """What the model multiplies cosines with; None if it does not."""
         scales = [weight for name, weight in self.model.named_parameters() if name.split(".")[-1] == "logit_scale"]

@@ -25,6 +25,8 @@ COLORS = {"red": (1.0, 0.0, 0.0), "green": (0.0, 1.0, 0.0), "blue": (0.0, 0.0, 1
 class ColorEncoder:
     """An image's embedding is its mean colour, a text's the colour that it names."""
 
+    ground_resolution = None
+
     def embed_images(self, images, batch_size, progress):
         means = torch.tensor(np.array([np.asarray(image, np.float32).mean(axis=(0, 1)) for image in images]))
         return torch.nn.functional.normalize(means, dim=-1)
@@ -80,6 +82,57 @@ def test_geotiff_lies_over_its_scene(tmp_path):
                 assert corners[0] == pytest.approx(corners[1])
             assert np.array_equal(heat.read(1), found.heat, equal_nan=True)
             assert heat.descriptions == ("green",)
+
+
+@pytest.mark.parametrize("shape", [(120, 160), (1600, 2000)])
+def test_geotiff_is_cloud_optimized(tmp_path, shape):
+    cogeo = pytest.importorskip("rio_cogeo")
+    values = np.full((3, *shape), 90, np.uint8)
+    found = localize(ColorEncoder(), write_scene(tmp_path / "a.tif", values), "green", tmp_path, chip_size=shape[0])
+    is_valid, errors, warnings = cogeo.cog_validate(found.geotiff, strict=True)
+    assert is_valid and not errors and not warnings
+    with rasterio.open(found.geotiff) as heat:
+        assert heat.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG" and heat.tags()["SENTENCE"] == "green"
+        assert bool(heat.overviews(1)) == (max(heat.shape) > 512)
+    assert not list(tmp_path.glob(".*")), "a part is left"
+
+
+def test_heat_map_takes_the_place_of_a_file_and_leaves_alone_what_its_side_files_name(tmp_path):
+    """GDAL's own way to overwrite removes all files of the old one, an overview's sources among them."""
+    precious = tmp_path / "precious.txt"
+    precious.write_bytes(b"x" * 4096)
+    old = write_scene(tmp_path / "a.heat.tif", green_field())
+    (tmp_path / "a.heat.tif.ovr").write_text(
+        '<VRTDataset rasterXSize="64" rasterYSize="64"><VRTRasterBand dataType="Byte" band="1" '
+        f'subClass="VRTRawRasterBand"><SourceFilename relativeToVRT="0">{precious}</SourceFilename>'
+        "<PixelOffset>1</PixelOffset><LineOffset>64</LineOffset></VRTRasterBand></VRTDataset>"
+    )
+    found = localize(ColorEncoder(), write_scene(tmp_path / "a.tif", green_field()), "green", tmp_path, chip_size=40)
+    assert found.geotiff == old and precious.exists()
+
+
+def test_chips_are_cut_at_the_resolution_of_the_model_where_the_scene_is_finer(tmp_path):
+    path = write_scene(tmp_path / "a.tif", green_field())  # 2 m per pixel
+    encoder = ColorEncoder()
+    encoder.ground_resolution = 4.0
+    assert localize(encoder, path, "green", tmp_path, chip_size=20).places[0].window[2:] == (40, 40)
+    assert localize(encoder, path, "green", tmp_path, 20, ground_resolution=0.01).places[0].window[2:] == (20, 20)
+    encoder.ground_resolution = 1.0
+    assert localize(encoder, path, "green", tmp_path, chip_size=20).places[0].window[2:] == (20, 20)
+
+
+def test_heat_map_of_a_scene_with_control_points_lies_over_it(tmp_path):
+    point = rasterio.control.GroundControlPoint
+    corners = [point(0, 0, 10, 50), point(0, 160, 10.6, 50), point(120, 0, 10, 49.6), point(120, 160, 10.6, 49.6)]
+    path = tmp_path / "a.tif"
+    with rasterio.open(path, "w", driver="GTiff", count=3, height=120, width=160, dtype="uint8") as dataset:
+        dataset.write(green_field())
+        dataset.gcps = (corners, rasterio.crs.CRS.from_epsg(4326))
+    found = localize(ColorEncoder(), path, "green", tmp_path / "out", chip_size=40)
+    with rasterio.open(found.geotiff) as heat:
+        points, crs = heat.gcps
+        assert crs.to_epsg() == 4326 and found.crs == "EPSG:4326"
+        assert {(p.col, p.row, p.x, p.y) for p in points} == {(p.col, p.row, p.x, p.y) for p in corners}
 
 
 def test_large_scene_gets_a_heat_map_of_bounded_size(tmp_path, monkeypatch):
