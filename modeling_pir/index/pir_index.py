@@ -239,7 +239,8 @@ class PIRIndex:
         """
         listing = list_files(*sources)
         if len(sources) == 1 and os.path.isdir(sources[0]):
-            known = self.store.files(os.path.abspath(sources[0]))
+            folder = os.path.join(os.path.abspath(sources[0]), "")
+            known = {path: state for path, state in self.store.files().items() if path.startswith(folder)}
         else:
             known = self.store.files()
             known = {path: known[path] for path in listing.files if path in known}

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from PIL import Image
 
-from .stores.columns import COLUMNS, Row
+from .stores.columns import COLUMNS, Row, row_id
 
 LABELS = ("scene", "date", "sensor")  # columns taken from it
 METADATA = ("path", "window", "footprint", "bounds", "crs", *LABELS)  # that may come with an image in memory
@@ -22,9 +22,8 @@ def make_row(
     **values: str | None,
 ) -> Row:
     """A row with all keys of `COLUMNS`; what is not given is None."""
-    name = f"{path}|{','.join(map(str, window or ()))}"
     row: Row = dict.fromkeys(COLUMNS) | values
-    row |= {"id": hashlib.blake2b(name.encode(), digest_size=16).hexdigest(), "path": path}
+    row |= {"id": row_id(path, window or ()), "path": path}
     row |= zip(("col_off", "row_off", "width", "height"), map(int, window or ()), strict=bool(window))
     row |= zip(("minx", "miny", "maxx", "maxy"), map(float, bounds or ()), strict=bool(bounds))
     row["footprint"] = json.dumps(footprint) if footprint else None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..stores.columns import Row
+from ..stores.columns import Row, in_files
 from .area import Area, is_excluded
 from .query import Query
 from .ranking import corrected, group_by_place, relevance
@@ -57,10 +57,10 @@ def find_rows(store: LanceStore | ExactStore, names: Sequence[str]) -> dict[str,
     """
     found: dict[str, np.ndarray] = {}
     for name in names:
-        paths = ", ".join("'" + path.replace("'", "''") + "'" for path in dict.fromkeys((name, os.path.abspath(name))))
+        paths = list(dict.fromkeys((name, store.stored_path(os.path.abspath(name)))))
         is_id = re.fullmatch("[0-9a-f]{4,32}", name) is not None
         clauses = [f"id LIKE '{name}%'"] if is_id else []
-        rows = [pair for clause in (*clauses, f"path IN ({paths})") for pair in _pairs(store, clause)]
+        rows = [pair for clause in (*clauses, in_files(paths)) for pair in _pairs(store, clause)]
         if not rows:
             raise ValueError(
                 f"The index has no row {name!r}: give an id as pir search prints it, or the path of a file."

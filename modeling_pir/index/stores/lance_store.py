@@ -4,7 +4,7 @@ import gc
 import json
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,9 +15,13 @@ import numpy as np
 
 from ...errors import need
 from .bit_codes import CODE_BYTES, encode, nearest_codes
-from .columns import COLUMNS, FileState, Row
+from .columns import COLUMNS, STATE_COLUMNS, FileState, Row, in_files
+from .filter_syntax import check_filter
+from .store import Store, parse_state
 
-TABLE = "images"
+TABLE, STATE_TABLE = "images", "state"
+OWN_COLUMNS = ("row", "code", "embedding")  # that no filter sees
+SQL_TYPES = {str: "string", int: "bigint", float: "double"}
 MIN_INDEX_ROWS = 50_000  # below, a scan of all vectors takes about 0.1 s and misses nothing
 PARTITION_ROWS = 8_192
 PROBED_SHARE = 0.2  # of the partitions, without a filter
@@ -26,6 +30,7 @@ ALL_PARTITIONS = 1_000_000  # more than there are; Lance takes those that there 
 EXACT_ROWS = 1_000  # that a filter leaves: up to here, their vectors are read and compared one by one, 10 us each;
 FEW_ROWS = 50_000  # up to here, their codes are, and the vectors of these candidates:
 CANDIDATES, CANDIDATES_PER_HIT = 400, 40  # at least, and for each hit
+MAX_HITS = 10_000_000  # with the candidates for each, what Lance can count
 STALE_SHARE = 0.2  # of rows added since the vector index was trained, from which on it is trained again
 KEEP_VERSIONS = timedelta(hours=1)  # for readers that are in the middle of a search
 BATCH_ROWS = 10_000
@@ -63,7 +68,7 @@ def _is_address(path: str) -> bool:
     return "://" in path
 
 
-class LanceStore:
+class LanceStore(Store):
     """Rows and vectors in a Lance table.
 
     Every write is one commit: after a crash it is there as a whole or not at all. Any number of processes read while
@@ -95,7 +100,7 @@ class LanceStore:
 
     def __init__(self, path: str) -> None:
         lancedb = import_lancedb()
-        self.path = path
+        super().__init__(path)
         if not _is_address(path) and not Path(path, f"{TABLE}.lance").is_dir():  # connecting would make the folder
             raise ValueError(f"{path} is no index: make one with pir index.")
         self._snapshot: _Snapshot | None = None
@@ -109,6 +114,41 @@ class LanceStore:
         code_type = self.table.schema.field("code").type if "code" in self.table.schema.names else None
         if code_type is None or code_type.byte_width != CODE_BYTES:
             raise ValueError(f"{path} was made by an older version of this package: make a new index with pir index.")
+        self.state = self._read_state()
+        self.find_root()
+
+    @property
+    def columns(self) -> dict[str, type]:
+        """Names and types: those of `COLUMNS`, then what labels have brought."""
+        schema = self.table.schema
+        return COLUMNS | {
+            name: str if str(schema.field(name).type) == "string" else float
+            for name in schema.names
+            if name not in COLUMNS and name not in OWN_COLUMNS
+        }
+
+    def add_columns(self, columns: Mapping[str, type]) -> None:
+        """Add columns that are not there yet, empty in all rows."""
+        there = set(self.table.schema.names)
+        missing = {name: f"CAST(NULL AS {SQL_TYPES[kind]})" for name, kind in columns.items() if name not in there}
+        if missing:
+            with self._writing():
+                self.table.add_columns(missing)
+
+    def _read_state(self) -> dict:
+        """What is remembered, in a table of its own with one row."""
+        if STATE_TABLE not in self._connection.list_tables().tables:
+            return {}
+        return parse_state(self._connection.open_table(STATE_TABLE).to_arrow()["state"][0].as_py())
+
+    def write_state(self, **changes: object) -> None:
+        """Remember something for good."""
+        import pyarrow as pa
+
+        self.state = self._read_state() | changes
+        table = pa.table({"state": [json.dumps(self.state)]})
+        with self._writing():
+            self._connection.create_table(STATE_TABLE, table, mode="overwrite")
 
     @classmethod
     def create(cls, path: str, metadata: dict) -> "LanceStore":
@@ -133,13 +173,18 @@ class LanceStore:
         """An Arrow table of rows and vectors."""
         import pyarrow as pa
 
-        schema = self.table.schema
-        columns = [pa.array([row[name] for row in rows], schema.field(name).type) for name in COLUMNS]
-        columns.append(pa.array([json.dumps(row) for row in rows]))
+        schema, rows = self.table.schema, self.stored_rows(rows)
         vectors = np.ascontiguousarray(embeddings, dtype=np.float32)
         codes = pa.py_buffer(encode(vectors))
-        columns.append(pa.FixedSizeBinaryArray.from_buffers(pa.binary(CODE_BYTES), len(rows), [None, codes]))
-        columns.append(pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), self.metadata["dim"]))
+        own = {
+            "row": pa.array([json.dumps(row) for row in rows], pa.string()),
+            "code": pa.FixedSizeBinaryArray.from_buffers(pa.binary(CODE_BYTES), len(rows), [None, codes]),
+            "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), self.metadata["dim"]),
+        }
+        columns = [
+            own[name] if name in own else pa.array([row.get(name) for row in rows], schema.field(name).type)
+            for name in schema.names
+        ]
         return pa.Table.from_arrays(columns, schema=schema)
 
     @contextmanager
@@ -158,7 +203,7 @@ class LanceStore:
 
     def replace(self, paths: Sequence[str], rows: Sequence[Row], embeddings: np.ndarray) -> None:
         """Put rows in the place of all rows of some files, at once."""
-        merge = self._merge_by_id().when_not_matched_by_source_delete(_in_files(paths))
+        merge = self._merge_by_id().when_not_matched_by_source_delete(in_files(list(map(self.stored_path, paths))))
         with self._writing():
             merge.execute(self._to_arrow(rows, embeddings))
 
@@ -181,7 +226,8 @@ class LanceStore:
 
     def delete_files(self, paths: Sequence[str]) -> int:
         """Delete all rows of some files; returns how many."""
-        return sum(self.delete(_in_files(paths[start : start + 1_000])) for start in range(0, len(paths), 1_000))
+        stored = list(map(self.stored_path, paths))
+        return sum(self.delete(in_files(stored[start : start + 1_000])) for start in range(0, len(stored), 1_000))
 
     def delete(self, where: str) -> int:
         """Delete rows; returns how many."""
@@ -199,6 +245,7 @@ class LanceStore:
         """
         if where is None:
             return self.table.count_rows()
+        check_filter(where, self.columns)
         try:
             return self.table.count_rows(f"({where}\n)")  # Lance alone would pass over what follows a semicolon
         except ValueError as error:
@@ -214,14 +261,16 @@ class LanceStore:
         query = self.table.search().select(columns)
         return query.where(f"({where}\n)") if where else query
 
-    def files(self, folder: str | None = None) -> dict[str, FileState]:
-        """State of the indexed files below a folder, or of all."""
-        low, high = (_quote(f"{folder}{end}") for end in "/0")  # "0" follows "/" in ASCII
-        where = f"path >= {low} AND path < {high}" if folder else None
-        found = self._scan(where, ["path", "size", "time", "hash"]).limit(None).to_arrow()
-        found = found.group_by("path").aggregate([("size", "min"), ("time", "min"), ("hash", "min")])
-        columns = (found.column(name).to_pylist() for name in ("path", "size_min", "time_min", "hash_min"))
-        return {path: FileState(*state) for path, *state in zip(*columns, strict=True)}
+    def files(self) -> dict[str, FileState]:
+        """State of the indexed files, by absolute path."""
+        kept = [name for name in STATE_COLUMNS if name in self.table.schema.names]  # an older index has not all
+        found = self._scan(None, ["path", *kept]).limit(None).to_arrow()
+        found = found.group_by("path").aggregate([(name, "min") for name in kept])
+        columns = (found.column(name).to_pylist() for name in ("path", *(f"{name}_min" for name in kept)))
+        return {
+            self.full_path(path): FileState(**dict(zip(kept, state, strict=True)))
+            for path, *state in zip(*columns, strict=True)
+        }
 
     def rows(self, where: str | None = None) -> Iterator[tuple[list[Row], np.ndarray]]:
         """Rows and their vectors (rows, projection_dim), in parts."""
@@ -229,7 +278,11 @@ class LanceStore:
         for batch in self._scan(where, ["row", "embedding"]).limit(None).to_batches(BATCH_ROWS):
             if batch.num_rows:
                 vectors = batch.column("embedding").flatten().to_numpy().reshape(batch.num_rows, -1)
-                yield [json.loads(row) for row in batch.column("row").to_pylist()], vectors
+                yield [self._full(row) for row in batch.column("row").to_pylist()], vectors
+
+    def _full(self, text: str) -> Row:
+        """A row from its JSON."""
+        return self.full_row(json.loads(text))
 
     def values(self, columns: Sequence[str]) -> Iterator[tuple]:
         """Some columns of all rows, without their vectors."""
@@ -263,6 +316,7 @@ class LanceStore:
             ValueError: the filter cannot be understood.
         """
         num_left = None if where is None else self.count(where)
+        k = min(k, MAX_HITS)
         if num_left is not None and not exact:
             exact = num_left <= max(EXACT_ROWS, CANDIDATES_PER_HIT * k)
             if not exact and num_left <= FEW_ROWS and self.is_approximate:
@@ -279,7 +333,7 @@ class LanceStore:
             query = query.minimum_nprobes(num_probed).maximum_nprobes(num_probed).refine_factor(REFINE_FACTOR)
         found = query.to_arrow()
         rows, distances = (found.column(name).to_pylist() for name in ("row", "_distance"))
-        return [(json.loads(row), 1.0 - distance) for row, distance in zip(rows, distances, strict=True)]
+        return [(self._full(row), 1.0 - distance) for row, distance in zip(rows, distances, strict=True)]
 
     def _nearest_of_few(self, vector: np.ndarray, k: int, where: str) -> list[tuple[Row, float]]:
         """As `nearest`, among few rows: candidates by their codes, then the exact cosine of these."""
@@ -298,7 +352,7 @@ class LanceStore:
         best = np.argsort(-similarity, kind="stable")[:k]
         found = _take(snapshot, row_ids[best], "row")
         rows = dict(zip(found["_rowid"].to_pylist(), found["row"].to_pylist(), strict=True))
-        return [(json.loads(rows[row_ids[place]]), float(similarity[place])) for place in best]
+        return [(self._full(rows[row_ids[place]]), float(similarity[place])) for place in best]
 
     def _coded(self) -> _Snapshot:
         """The table as it is now, with its codes in memory."""
@@ -357,13 +411,3 @@ def _as_bytes(codes: object) -> np.ndarray:
     first = codes.offset * CODE_BYTES
     size = len(codes) * CODE_BYTES
     return np.frombuffer(codes.buffers()[1], np.uint8, size, first).reshape(-1, CODE_BYTES)
-
-
-def _quote(text: str) -> str:
-    """A text as SQL."""
-    return "'" + text.replace("'", "''") + "'"
-
-
-def _in_files(paths: Sequence[str]) -> str:
-    """The filter for the rows of some files."""
-    return f"path IN ({', '.join(map(_quote, paths))})"

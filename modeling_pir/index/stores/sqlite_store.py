@@ -1,22 +1,27 @@
 """Exact search without any extra: one SQLite file with rows and vectors, which come into memory at the first search."""
 
 import json
+import os
+import re
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote as quote_address
 
 import numpy as np
 
-from .columns import COLUMNS, FileState, Row
+from .columns import COLUMNS, STATE_COLUMNS, FileState, Row
+from .filter_syntax import check_filter
+from .store import Store, parse_state
 
 SQL_TYPES = {str: "TEXT", int: "INTEGER", float: "REAL"}
 BATCH_ROWS = 10_000
 WAIT_SECONDS = 60.0  # for another process that is writing
 
 
-class ExactStore:
+class ExactStore(Store):
     """Rows and vectors in a SQLite file; up to some hundred thousand rows, whose vectors fit into memory.
 
     Every write is one transaction: after a crash it is there as a whole or not at all. Readers see the last complete
@@ -37,7 +42,7 @@ class ExactStore:
     is_approximate = False
 
     def __init__(self, path: str) -> None:
-        self.path = path
+        super().__init__(path)
         self._version: int | None = None  # of what is in memory; SQLite counts other connections' writes
         self._row_ids = np.empty(0, dtype=np.int64)
         self._vectors = np.empty((0, 0), dtype=np.float32)
@@ -47,7 +52,39 @@ class ExactStore:
             (text,) = self._execute("SELECT value FROM metadata").fetchone()
         except (sqlite3.DatabaseError, TypeError) as error:
             raise ValueError(f"{path} is no index ({error}): make one with pir index.") from error
-        self.metadata = json.loads(text)
+        try:
+            self.metadata = json.loads(text)
+            self.state = self._read_state()
+        except (sqlite3.DatabaseError, ValueError) as error:
+            raise ValueError(f"{path} is damaged ({error}): make it anew with pir index.") from error
+        self.find_root()
+
+    @property
+    def columns(self) -> dict[str, type]:
+        """Names and types: those of `COLUMNS`, then what labels have brought."""
+        kinds = {sql: kind for kind, sql in SQL_TYPES.items()}
+        found = self._execute("SELECT name, type FROM pragma_table_info('images')")
+        return {name: kinds[sql] for name, sql in found if sql in kinds}  # but the embedding
+
+    def add_columns(self, columns: Mapping[str, type]) -> None:
+        """Add columns that are not there yet, empty in all rows."""
+        there = self.columns
+        with self._writing():
+            for name, kind in columns.items():
+                if name not in there:
+                    self._execute(f"ALTER TABLE images ADD COLUMN {name} {SQL_TYPES[kind]}")
+
+    def _read_state(self) -> dict:
+        """What is remembered: the second row of the metadata."""
+        found = self._execute("SELECT value FROM metadata LIMIT 1 OFFSET 1").fetchone()
+        return parse_state(found and found[0])
+
+    def write_state(self, **changes: object) -> None:
+        """Remember something for good."""
+        with self._writing():
+            self.state = self._read_state() | changes
+            self._execute("DELETE FROM metadata WHERE rowid > 1")
+            self._execute("INSERT INTO metadata VALUES (?)", (json.dumps(self.state),))
 
     @classmethod
     def create(cls, path: str, metadata: dict) -> "ExactStore":
@@ -77,10 +114,21 @@ class ExactStore:
         if self._connection is None:
             if not Path(self.path).is_file():
                 raise sqlite3.OperationalError("there is no such file")
+            address = f"file:{quote_address(self.path)}{self._mode()}"
             self._connection = sqlite3.connect(
-                self.path, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False
+                address, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False, uri=True
             )
+            self._connection.create_function("like", 2, _like, deterministic=True)  # SQLite's own knows no capitals
+            self._connection.create_function("lower", 1, lambda text: text and text.lower(), deterministic=True)
+            self._connection.create_function("upper", 1, lambda text: text and text.upper(), deterministic=True)
         return self._connection.execute(statement, values)
+
+    def _mode(self) -> str:
+        """How the file is opened: on a disk that cannot be written, SQLite must not try to lay files beside it."""
+        if os.access(self.path, os.W_OK) and os.access(os.path.dirname(self.path), os.W_OK):
+            return ""
+        log = Path(f"{self.path}-wal")
+        return "?mode=ro" if log.exists() and log.stat().st_size else "?immutable=1"
 
     @contextmanager
     def _transaction(self, kind: str) -> Iterator[None]:
@@ -107,13 +155,17 @@ class ExactStore:
 
     def _insert(self, rows: Sequence[Row], embeddings: np.ndarray) -> None:
         """Insert inside a transaction."""
-        marks = ", ".join("?" * (len(COLUMNS) + 1))
+        names = list(self.columns)
+        marks = ", ".join("?" * (len(names) + 1))
         vectors = np.ascontiguousarray(embeddings, dtype="<f4")
         values = (
-            [*(row[name] for name in COLUMNS), vector.tobytes()] for row, vector in zip(rows, vectors, strict=True)
+            [*(row.get(name) for name in names), vector.tobytes()]
+            for row, vector in zip(self.stored_rows(rows), vectors, strict=True)
         )
         self._execute("SELECT 1")
-        self._connection.executemany(f"INSERT OR REPLACE INTO images VALUES ({marks})", values)
+        self._connection.executemany(
+            f"INSERT OR REPLACE INTO images ({', '.join(names)}, embedding) VALUES ({marks})", values
+        )
 
     def append(self, rows: Sequence[Row], embeddings: np.ndarray) -> None:
         """Add rows, all of them or none; each takes the place of the one of its id."""
@@ -123,7 +175,7 @@ class ExactStore:
     def replace(self, paths: Sequence[str], rows: Sequence[Row], embeddings: np.ndarray) -> None:
         """Put rows in the place of all rows of some files, at once."""
         with self._writing():
-            for path in paths:
+            for path in map(self.stored_path, paths):
                 self._execute("DELETE FROM images WHERE path = ?", (path,))
             self._insert(rows, embeddings)
 
@@ -134,7 +186,8 @@ class ExactStore:
     def delete_files(self, paths: Sequence[str]) -> int:
         """Delete all rows of some files; returns how many."""
         with self._writing():
-            return sum(self._execute("DELETE FROM images WHERE path = ?", (path,)).rowcount for path in paths)
+            stored = map(self.stored_path, paths)
+            return sum(self._execute("DELETE FROM images WHERE path = ?", (path,)).rowcount for path in stored)
 
     def delete(self, where: str) -> int:
         """Delete rows; returns how many."""
@@ -144,6 +197,8 @@ class ExactStore:
 
     def _matching(self, where: str | None) -> np.ndarray:
         """Row ids, ascending. A filter cannot write: SQLite runs one statement at a time, and this one reads."""
+        if where is not None:
+            check_filter(where, self.columns)
         try:
             cursor = self._execute(f"SELECT rowid FROM images WHERE ({where or 1}\n) ORDER BY rowid")
             return np.fromiter((row_id for (row_id,) in cursor), dtype=np.int64)
@@ -163,11 +218,11 @@ class ExactStore:
             return self._execute("SELECT count(*) FROM images").fetchone()[0]
         return len(self._matching(where))
 
-    def files(self, folder: str | None = None) -> dict[str, FileState]:
-        """State of the indexed files below a folder, or of all."""
-        condition, values = ("path >= ? AND path < ?", (folder + "/", folder + "0")) if folder else ("1", ())
-        cursor = self._execute(f"SELECT DISTINCT path, size, time, hash FROM images WHERE {condition}", values)
-        return {path: FileState(*state) for path, *state in cursor}
+    def files(self) -> dict[str, FileState]:
+        """State of the indexed files, by absolute path."""
+        kept = [name for name in STATE_COLUMNS if name in self.columns]  # an older index has not all
+        cursor = self._execute(f"SELECT path, {', '.join(kept)} FROM images GROUP BY path")
+        return {self.full_path(path): FileState(**dict(zip(kept, state, strict=True))) for path, *state in cursor}
 
     def rows(self, where: str | None = None) -> Iterator[tuple[list[Row], np.ndarray]]:
         """Rows and their vectors (rows, projection_dim), in parts."""
@@ -185,9 +240,10 @@ class ExactStore:
         """Rows in the order of their ids, and their vectors."""
         rows, vectors = [], []
         for row_id in row_ids.tolist():
-            *values, vector = self._execute("SELECT * FROM images WHERE rowid = ?", (row_id,)).fetchone()
-            rows.append(dict(zip(COLUMNS, values, strict=True)))
-            vectors.append(np.frombuffer(vector, dtype="<f4"))
+            cursor = self._execute("SELECT * FROM images WHERE rowid = ?", (row_id,))
+            stored = dict(zip((name for name, *_ in cursor.description), cursor.fetchone(), strict=True))
+            vectors.append(np.frombuffer(stored.pop("embedding"), dtype="<f4"))
+            rows.append(self.full_row(stored))
         return rows, np.stack(vectors)
 
     def _load(self) -> None:
@@ -241,3 +297,13 @@ class ExactStore:
 
     def maintain(self) -> None:
         """Nothing to tidy up."""
+
+
+def _like(pattern: str | None, text: str | None) -> bool | None:
+    """LIKE as Lance has it: capitals count, and a backslash takes the meaning of % and _."""
+    if pattern is None or text is None:
+        return None
+    parts = re.findall(r"\\.|.", pattern, re.DOTALL)
+    wild = {"%": ".*", "_": "."}
+    expression = "".join(wild.get(part) or re.escape(part[-1]) for part in parts)
+    return re.fullmatch(expression, str(text), re.DOTALL) is not None

@@ -1,0 +1,123 @@
+"""What both kinds of index have to do alike."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from modeling_pir.index.rows import make_row
+from modeling_pir.index.stores.lance_store import LanceStore
+from modeling_pir.index.stores.sqlite_store import ExactStore
+
+pytest.importorskip("lancedb")
+
+SCENES = ["harbor", "Harbor", None, "air_port", "50 %"]
+REFUSED = [
+    'scene = "harbor"',
+    "date > 2019",
+    "scene = 3",
+    "width = '3'",
+    "scene IN ('a', 3)",
+    "scene GLOB 'h*'",
+    "scene",
+    "1",
+    "scene = 'x' --",
+    "nothing = 1",
+]
+FILTERS = {
+    "scene = 'harbor'": [0],
+    "scene LIKE 'h%'": [0],
+    "scene NOT LIKE 'h%'": [1, 3, 4],
+    r"scene LIKE 'air\_port'": [3],
+    r"scene LIKE '%\%'": [4],
+    "lower(scene) = 'harbor'": [0, 1],
+    "scene IS NULL OR width > 3": [2, 4],
+    "scene NOT IN ('harbor', 'x')": [1, 3, 4],
+    "width BETWEEN 1 AND 2": [1, 2],
+    "minx > -1.5 AND minx <= 1e0": [0, 1],
+    "`scene` = 'harbor' AND NOT width = 1": [0],
+}
+
+
+@pytest.fixture(params=[ExactStore, LanceStore])
+def store(request, tmp_path):
+    """An empty store of either kind."""
+    return request.param.create(str(tmp_path / "index"), {"dim": 4, "weights": ""})
+
+
+def fill(store, paths=("/a", "/b", "/c", "/d", "/e")):
+    rows = [make_row(path, (0, 0, 1, 1), scene=scene) for path, scene in zip(paths, SCENES, strict=True)]
+    for number, row in enumerate(rows):
+        row |= {"width": number, "minx": -float(number)}
+    store.append(rows, np.eye(5, 4, dtype=np.float32))
+    return rows
+
+
+@pytest.mark.parametrize(("where", "kept"), FILTERS.items())
+def test_filter_means_the_same_on_both_stores(store, where, kept):
+    fill(store)
+    found = [row["path"] for rows, _ in store.rows(where) for row in rows]
+    assert sorted(found) == ["/abcde"[0] + "abcde"[place] for place in kept] and store.count(where) == len(kept)
+
+
+@pytest.mark.parametrize("where", REFUSED)
+def test_filter_that_could_mean_two_things_is_refused(store, where):
+    fill(store)
+    with pytest.raises(ValueError, match="cannot be understood"):
+        store.count(where)
+
+
+def test_paths_below_the_root_move_with_it(store, tmp_path):
+    store.set_root("/old/archive")
+    rows = fill(store, ("/old/archive/a", "/old/archive/sub/b", "/old/archive2/c", "in memory", "./d"))
+    stored = {row["path"]: row["id"] for part, _ in type(store)(store.path).rows() for row in part}
+    assert stored.keys() == {row["path"] for row in rows} - {"./d"} | {"/old/archive/d"}
+    store.set_root("/new")
+    again = type(store)(store.path)
+    assert again.files().keys() == {"/new/a", "/new/sub/b", "/old/archive2/c", "in memory", "/new/d"}
+    moved = {row["path"]: row["id"] for part, _ in again.rows() for row in part}
+    assert moved["/new/a"] == stored["/old/archive/a"]  # the row is the same one
+    again.replace(["/new/a"], [make_row("/new/a", (0, 0, 1, 1))], np.ones((1, 4), dtype=np.float32))
+    assert again.count() == 5 and again.delete_files(["/new/sub/b"]) == 1
+
+
+def test_index_that_lies_beside_its_archive_finds_it_again(store, tmp_path):
+    (tmp_path / "archive").mkdir()
+    store.set_root(str(tmp_path / "archive"))
+    del store
+    other = tmp_path.with_name(f"{tmp_path.name}-moved")
+    shutil.move(tmp_path, other)
+    kind = LanceStore if (other / "index").is_dir() else ExactStore
+    assert kind(str(other / "index")).root == str(other / "archive")
+
+
+def test_columns_that_labels_bring_can_be_filtered(store):
+    fill(store)
+    store.add_columns({"cloud": float, "site": str})
+    row = make_row("/new", (0, 0, 1, 1), cloud=12.5, site="Köln")
+    store.append([row], np.ones((1, 4), dtype=np.float32))
+    (found,) = [row for rows, _ in type(store)(store.path).rows("cloud > 12 AND site = 'Köln'") for row in rows]
+    assert (found["cloud"], found["site"]) == (12.5, "Köln")
+    with pytest.raises(ValueError, match="cloud is compared with 'x'"):
+        store.count("cloud = 'x'")
+
+
+def test_what_is_remembered_is_there_at_the_next_opening(store):
+    store.write_state(a=1, chips={"chip_size": 112})
+    store.write_state(a=2)
+    assert type(store)(store.path).state == {"a": 2, "chips": {"chip_size": 112}}
+
+
+def test_any_number_of_hits_may_be_asked_for(store):
+    fill(store)
+    for where in (None, "width > 1"):
+        assert len(store.nearest(np.ones(4, dtype=np.float32) / 2, 10**12, where)) == (5 if where is None else 3)
+
+
+def test_exact_index_on_a_disk_that_cannot_be_written_is_searched(tmp_path, monkeypatch):
+    fill(ExactStore.create(str(tmp_path / "index"), {"dim": 4, "weights": ""}))
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    before = set(tmp_path.iterdir())
+    assert len(ExactStore(str(tmp_path / "index")).nearest(np.ones(4, dtype=np.float32) / 2, 9)) == 5
+    assert set(tmp_path.iterdir()) == before
