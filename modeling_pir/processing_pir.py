@@ -4,19 +4,80 @@
 # the License. You may obtain a copy of the License at http://www.apache.org/licenses/LICENSE-2.0
 """PIRProcessor: images and captions in, pixel_values, input_ids and attention_mask out."""
 
-from transformers import ViTImageProcessor
+import copy
+import os
+from pathlib import Path
+
+from PIL import Image
+from tokenizers import Regex, normalizers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, ViTImageProcessor
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, ImageInput, PILImageResampling
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, TextKwargs, Unpack
 from transformers.tokenization_utils_base import BatchEncoding
 
-from .captions_pir import clean_caption
+from .captions_pir import MAX_WORDS, clean_caption
+from .images_pir import open_image
+
+# `clean_caption` as steps of a tokenizer, in patterns that transformers.js reads, too
+CLEANING = [
+    normalizers.Lowercase(),
+    normalizers.Replace(Regex(r"""[,.'!?"()*#:;~]"""), ""),
+    normalizers.Replace(Regex(r"[-/]"), " "),
+    normalizers.Replace("<person>", "person"),
+    normalizers.Replace(Regex(r"\s{2,}"), " "),
+    normalizers.Replace(Regex(r"^ +|[ \n]+$"), ""),
+    normalizers.Replace(Regex(rf"(?<=^(?:[^ ]+ ){{{MAX_WORDS - 1}}}[^ ]+) [\s\S]*"), ""),
+]
+
+
+def with_cleaning(tokenizer: PreTrainedTokenizerBase, cleaning: bool) -> PreTrainedTokenizerBase:
+    """A tokenizer whose normaliser cleans captions first, or one whose normaliser does not.
+
+    Whoever calls it gets the same ids: the processor, a pipeline, sentence-transformers, the exported encoders.
+
+    Args:
+        tokenizer: a tokenizer of transformers; it stays as it is.
+        cleaning: whether texts are to be cleaned, as [`clean_caption`] does.
+
+    Returns:
+        The tokenizer itself where that is what it does already, else a copy.
+
+    Raises:
+        ValueError: a tokenizer that is not of the library `tokenizers` and cannot clean.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        if cleaning:
+            raise ValueError(
+                f"caption_cleaning needs a tokenizer of the library tokenizers, not {type(tokenizer).__name__}: take "
+                "the fast one, or caption_cleaning=False."
+            )
+        return tokenizer
+    given = backend.normalizer
+    steps = [] if given is None else list(given) if isinstance(given, normalizers.Sequence) else [given]
+    cleans = repr(steps[: len(CLEANING)]) == repr(CLEANING)
+    if cleans == cleaning:
+        return tokenizer
+    steps = [*CLEANING, *steps] if cleaning else steps[len(CLEANING) :]
+    backend = copy.deepcopy(backend)
+    backend.normalizer = normalizers.Sequence(steps)
+    # The general class: those of one family (BertTokenizer) load a normaliser of their own, whatever was saved.
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_max_length=tokenizer.model_max_length,
+        model_input_names=tokenizer.model_input_names,
+        padding_side=tokenizer.padding_side,
+        truncation_side=tokenizer.truncation_side,
+        split_special_tokens=cleaning,  # "[SEP]" in a caption is three marks and a word, as for `clean_caption`
+        **tokenizer.special_tokens_map,
+    )
 
 
 class PIRTextKwargs(TextKwargs, total=False):
     """Text options of [`PIRProcessor`] beside the tokenizer's.
 
     Attributes:
-        clean_captions: clean every text by [`clean_caption`] first; None takes the processor's `caption_cleaning`.
+        clean_captions: clean every text as [`clean_caption`] does; None takes the processor's `caption_cleaning`.
     """
 
     clean_captions: bool | None
@@ -38,7 +99,8 @@ class PIRProcessor(ProcessorMixin):
         image_processor: an image processor of transformers.
         tokenizer: a tokenizer of transformers.
         caption_cleaning: whether texts are cleaned by [`clean_caption`] unless a call says otherwise with
-            `clean_captions=`. Checkpoints converted from the official code set it, their texts were cleaned.
+            `clean_captions=`. The tokenizer does it, as part of its normaliser, and so for whoever calls or saves
+            it. Checkpoints converted from the official code set it, their texts were cleaned.
     """
 
     valid_processor_kwargs = PIRProcessorKwargs
@@ -52,6 +114,7 @@ class PIRProcessor(ProcessorMixin):
         **kwargs: object,
     ) -> None:
         self.caption_cleaning = caption_cleaning
+        tokenizer = tokenizer if tokenizer is None else with_cleaning(tokenizer, caption_cleaning)
         super().__init__(image_processor, tokenizer, **kwargs)
 
     def __call__(
@@ -63,7 +126,8 @@ class PIRProcessor(ProcessorMixin):
         """Prepare images, texts or both for [`PIRModel`].
 
         Args:
-            images: one image or a list (PIL, numpy, torch; a path or an address).
+            images: one image or a list: a path or PIL image, opened as [`open_image`] does (upright, 16 bits
+                stretched, transparency over black); an address, numpy array or tensor, as transformers does.
             text: one caption or a list.
             kwargs: options of the image processor and the tokenizer, `clean_captions` and `return_tensors`.
 
@@ -71,18 +135,28 @@ class PIRProcessor(ProcessorMixin):
             `pixel_values` (images, 3, height, width), `input_ids` and `attention_mask` (texts, length); what was given.
 
         Raises:
-            ValueError: neither images nor text, or a text without any word.
+            ValueError: neither images nor text, a text without any word, or a file that cannot be opened.
         """
         text_kwargs = dict(kwargs.pop("text_kwargs", {}))
         clean = kwargs.pop("clean_captions", text_kwargs.pop("clean_captions", None))
-        if text is not None and (self.caption_cleaning if clean is None else clean):
-            text = clean_caption(text) if isinstance(text, str) else [clean_caption(caption) for caption in text]
+        if text_kwargs:
+            kwargs["text_kwargs"] = text_kwargs
+        if clean is not None and clean != self.caption_cleaning:
+            return type(self)(self.image_processor, self.tokenizer, clean)(images=images, text=text, **kwargs)
         for caption in [text] if isinstance(text, str) else text or []:
             if isinstance(caption, str) and not caption.strip():
                 raise ValueError(f"A text is empty ({caption!r}): give a sentence with at least one word.")
-        if text_kwargs:
-            kwargs["text_kwargs"] = text_kwargs
-        return super().__call__(images=images, text=text, **kwargs)
+            if isinstance(caption, str) and self.caption_cleaning:
+                clean_caption(caption)  # raises where nothing would be left; the cleaning is the tokenizer's
+        return super().__call__(images=None if images is None else _opened(images), text=text, **kwargs)
+
+
+def _opened(images: ImageInput | Path | list[Path]) -> ImageInput:
+    """Images with every file and PIL image opened as [`open_image`] does; addresses, arrays and tensors as they are."""
+    if isinstance(images, list | tuple):
+        return [_opened(image) for image in images]
+    is_file = isinstance(images, Path) or (isinstance(images, str) and os.path.isfile(images))
+    return open_image(images) if is_file or isinstance(images, Image.Image) else images
 
 
 __all__ = ["PIRProcessor", "clean_caption"]

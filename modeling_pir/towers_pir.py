@@ -244,6 +244,18 @@ class PIRVisionSide:
         )
 
 
+def _kept_tokens(input_ids: torch.Tensor, attention_mask: torch.Tensor | None, positions: int) -> torch.Tensor:
+    """Places (batch, positions) of the tokens that are kept of longer texts: the first ones, and each text's last."""
+    length = input_ids.shape[1]
+    if attention_mask is None:
+        last = torch.full_like(input_ids[:, 0], length - 1)
+    else:
+        last = length - 1 - attention_mask.flip(1).argmax(dim=1)
+    kept = torch.arange(positions, device=input_ids.device).repeat(len(input_ids), 1)
+    kept[:, -1] = last.clamp(min=positions - 1)
+    return kept
+
+
 def _mean_of_tokens(states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
     """Mean over the tokens, (batch, tokens, width) to (batch, width), padding left out."""
     if attention_mask is None:
@@ -282,7 +294,8 @@ class PIRTextSide:
         """Embed texts.
 
         Args:
-            input_ids: (batch, length) long.
+            input_ids: (batch, length) long. A text longer than the tower has positions is cut to its first tokens and
+                its last one (the end mark), as the processor cuts it; pipelines hand on whole texts.
             attention_mask: (batch, length), 1 for a token and 0 for padding; None takes every position for a token.
             token_type_ids: (batch, length), for towers that take it.
             position_ids: (batch, length) or (1, length).
@@ -291,6 +304,13 @@ class PIRTextSide:
         Returns:
             BaseModelOutputWithPooling; `pooler_output` (batch, projection_dim), the text's embedding, NOT of unit norm.
         """
+        positions = getattr(self.config.text_config, "max_position_embeddings", None)
+        if positions is not None and position_ids is None and input_ids.shape[1] > positions:
+            kept = _kept_tokens(input_ids, attention_mask, positions)  # (batch, positions)
+            input_ids, attention_mask, token_type_ids = (
+                tokens if tokens is None else tokens.gather(1, kept)
+                for tokens in (input_ids, attention_mask, token_type_ids)
+            )
         if not self.config.mask_padding:
             attention_mask = None
         if token_type_ids is not None and self.text_takes_token_types:

@@ -36,9 +36,11 @@ MAY_IMPORT = {
     "training/config": "",
 }
 MODEL_FILES = {
-    "captions_pir", "configuration_pir", "layers_pir", "loss_pir", "modeling_pir", "processing_pir", "towers_pir",
+    "captions_pir", "configuration_pir", "images_pir", "layers_pir", "loss_pir", "modeling_pir", "processing_pir",
+    "towers_pir",
 }  # fmt: skip
-MODEL_IMPORTS = {"torch", "transformers", "huggingface_hub", *sys.stdlib_module_names}
+# numpy, tokenizers and huggingface_hub are what transformers itself needs, PIL what its image processors do
+MODEL_IMPORTS = {"torch", "transformers", "huggingface_hub", "numpy", "tokenizers", "PIL", *sys.stdlib_module_names}
 MAX_FILES, MAX_LINES, MAX_LOOP_LINES = 10, 60, 110
 
 PACKAGE = sorted((ROOT / "modeling_pir").rglob("*.py"))

@@ -13,11 +13,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from tokenizers import Regex, normalizers
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from ..captions_pir import MAX_WORDS
 from ..errors import need
 from ..hub.pretrained import load_pretrained
 from ..processing_pir import PIRProcessor
@@ -127,20 +125,6 @@ def write_reduced(folder: Path, name: str) -> None:
     onnx.save(half, folder / f"{name}_fp16.onnx")
 
 
-def cleaning_normalizers() -> list[normalizers.Normalizer]:
-    """The rules of `clean_caption` as steps of a tokenizer, for programs that have the tokenizer alone."""
-    words = rf"(?<=^(?:[^ ]+ ){{{MAX_WORDS - 1}}}[^ ]+) .*$"
-    return [
-        normalizers.Lowercase(),
-        normalizers.Replace(Regex(r"""[,.'!?"()*#:;~]"""), ""),
-        normalizers.Replace(Regex(r"[-/]"), " "),
-        normalizers.Replace("<person>", "person"),
-        normalizers.Replace(Regex(r"\s{2,}"), " "),
-        normalizers.Strip(),
-        normalizers.Replace(Regex(words), ""),
-    ]
-
-
 def write_processor(processor: PIRProcessor, output: Path) -> None:
     """Save the processor; its tokenizer by itself cuts texts and, where training did, cleans them.
 
@@ -152,10 +136,6 @@ def write_processor(processor: PIRProcessor, output: Path) -> None:
     tokenizer = json.loads(path.read_text())
     length = processor.text_kwargs["max_length"]
     tokenizer["truncation"] = {"direction": "Right", "max_length": length, "strategy": "LongestFirst", "stride": 0}
-    if processor.caption_cleaning:
-        steps = [json.loads(step.__getstate__()) for step in cleaning_normalizers()]
-        own = [tokenizer["normalizer"]] if tokenizer["normalizer"] else []
-        tokenizer["normalizer"] = {"type": "Sequence", "normalizers": steps + own}
     path.write_text(json.dumps(tokenizer, ensure_ascii=False, indent=2))
 
 

@@ -13,8 +13,8 @@ from huggingface_hub.utils import validate_repo_id
 from .pretrained import check_model_folder
 
 MODEL_FILES = (
-    "captions_pir.py", "configuration_pir.py", "layers_pir.py", "loss_pir.py", "modeling_pir.py", "processing_pir.py",
-    "towers_pir.py",
+    "captions_pir.py", "configuration_pir.py", "images_pir.py", "layers_pir.py", "loss_pir.py", "modeling_pir.py",
+    "processing_pir.py", "towers_pir.py",
 )  # fmt: skip
 AUTO_MAP = {
     "AutoConfig": "configuration_pir.PIRConfig",

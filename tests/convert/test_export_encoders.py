@@ -9,14 +9,13 @@ from modeling_pir import PIRProcessor, PIRTextModelWithProjection, PIRVisionMode
 from modeling_pir.cli.main import main
 from modeling_pir.convert.export_encoders import (
     TOLERANCE,
-    cleaning_normalizers,
     example_texts,
     export,
     export_image_encoder,
     export_text_encoder,
     write_processor,
 )
-from modeling_pir.processing_pir import clean_caption
+from modeling_pir.processing_pir import CLEANING, clean_caption
 
 CAPTIONS = [
     "Many PLANES, are parked -- beside a Terminal!",
@@ -81,7 +80,7 @@ def test_a_timm_tower_is_traced_too(tmp_path, tiny_config, tiny_images, tiny_pro
 
 @pytest.mark.parametrize("caption", CAPTIONS)
 def test_the_normalizer_cleans_as_the_processor(caption):
-    assert normalizers.Sequence(cleaning_normalizers()).normalize_str(caption) == clean_caption(caption)
+    assert normalizers.Sequence(CLEANING).normalize_str(caption) == clean_caption(caption)
 
 
 def test_an_exported_tokenizer_gives_the_processor_s_tokens(tmp_path, tiny_processor):

@@ -194,7 +194,7 @@ def test_bad_files_are_reported_and_cost_no_other(index, archive, monkeypatch):
     (archive / "notes.txt").write_text("no image")
     (archive / ".hidden.png").write_bytes(b"passed over")
     Image.new("L", (60, 60)).save(archive / "huge.png")
-    monkeypatch.setattr("modeling_pir.inference.images.MAX_PIXELS", 3000)
+    monkeypatch.setattr("modeling_pir.images_pir.MAX_PIXELS", 3000)
     report = index.add(archive)
     assert report.added == len(index) == 4
     assert sorted(Path(path).name for path, _ in report.errors) == ["corrupt.jpg", "cut.png", "empty.tif", "huge.png"]

@@ -2,10 +2,13 @@
 
 import pytest
 import torch
-from transformers import AutoProcessor
+from PIL import Image
+from transformers import AutoProcessor, AutoTokenizer, pipeline
 
 from modeling_pir import PIRProcessor
+from modeling_pir.images_pir import open_image
 from modeling_pir.processing_pir import clean_caption
+from tests.support.odd_pictures import PICTURES, write_picture
 
 
 def test_images_and_texts_become_the_models_arguments(tiny_processor, tiny_images, tiny_captions):
@@ -83,3 +86,74 @@ def test_a_processor_survives_its_folder(tiny_processor, tiny_images, tmp_path):
     given = {"images": tiny_images, "text": ["Two squares, here.", "a forest"], "return_tensors": "pt"}
     before, after = processor(**given), loaded(**given)
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+ODD_CAPTIONS = [
+    "A well-known/famous   bridge, isn't it?",
+    "<PERSON> near a [SEP] and a [MASK]",
+    " two\u00a0squares \n",
+    "caf\u00e9 \u00c9T\u00c9 \u4e2d\u6587",
+    "-- a --- b -" + " word" * 40,
+    "square " * 100,
+]
+
+
+@pytest.fixture
+def cleaning_processor(tiny_processor):
+    return PIRProcessor(tiny_processor.image_processor, tiny_processor.tokenizer, caption_cleaning=True)
+
+
+@pytest.mark.parametrize("caption", ODD_CAPTIONS)
+def test_the_tokenizer_cleans_as_the_official_rules_do(tiny_tokenizer, cleaning_processor, caption):
+    official = tiny_tokenizer(clean_caption(caption), split_special_tokens=True, truncation=True)["input_ids"]
+    assert cleaning_processor(text=caption)["input_ids"] == official
+
+
+def test_a_tokenizer_that_was_given_is_left_as_it_is(tiny_tokenizer, cleaning_processor):
+    assert "," in tiny_tokenizer.tokenize("a square, here")
+    assert "," not in cleaning_processor.tokenizer.tokenize("a square, here")
+
+
+def test_whoever_loads_the_tokenizer_alone_gets_the_processors_ids(cleaning_processor, tmp_path):
+    cleaning_processor.save_pretrained(tmp_path)
+    alone = AutoTokenizer.from_pretrained(tmp_path)
+    ids = cleaning_processor(text=ODD_CAPTIONS)["input_ids"]
+    assert alone(ODD_CAPTIONS, truncation=True, padding=True)["input_ids"] == ids
+
+
+def test_a_folder_saved_before_the_tokenizer_cleaned_gives_the_same_ids(tiny_tokenizer, cleaning_processor, tmp_path):
+    cleaning_processor.save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    loaded = PIRProcessor.from_pretrained(tmp_path)
+    assert loaded(text=ODD_CAPTIONS)["input_ids"] == cleaning_processor(text=ODD_CAPTIONS)["input_ids"]
+
+
+def test_cleaning_of_a_tokenizer_that_cannot_is_refused(tiny_processor):
+    with pytest.raises(ValueError, match="caption_cleaning needs a tokenizer of the library tokenizers, not object"):
+        PIRProcessor(tiny_processor.image_processor, object(), caption_cleaning=True)
+
+
+@pytest.mark.parametrize("as_source", [str, lambda path: path, Image.open], ids=["text", "path", "PIL"])
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_file_has_the_same_pixels_however_the_processor_gets_it(tiny_processor, tmp_path, name, as_source):
+    path = write_picture(tmp_path, name)
+    expected = tiny_processor.image_processor(images=[open_image(path)], return_tensors="pt")["pixel_values"]
+    assert torch.equal(tiny_processor(images=as_source(path), return_tensors="pt")["pixel_values"], expected)
+    assert torch.equal(tiny_processor(images=[as_source(path)], return_tensors="pt")["pixel_values"], expected)
+
+
+def test_the_zero_shot_pipeline_reads_texts_and_pictures_as_the_processor_does(
+    tiny_model, cleaning_processor, tmp_path
+):
+    tiny_model.save_pretrained(tmp_path / "model")
+    cleaning_processor.save_pretrained(tmp_path / "model")
+    labels = [*ODD_CAPTIONS, "a square, zyxwvuts " * 20]  # the last has more tokens than the model has positions
+    classify = pipeline("zero-shot-image-classification", model=str(tmp_path / "model"), device="cpu")
+    for name in PICTURES:
+        path = write_picture(tmp_path, name)
+        found = classify(open_image(path), candidate_labels=labels, hypothesis_template="{}")
+        with torch.inference_mode():
+            inputs = cleaning_processor(images=path, text=labels, max_length=64, return_tensors="pt")
+            expected = tiny_model(**inputs).logits_per_image.softmax(dim=-1)[0]
+        scores = {row["label"]: row["score"] for row in found}
+        assert [scores[label] for label in labels] == pytest.approx(expected.tolist(), abs=1e-6)

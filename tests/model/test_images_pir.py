@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from modeling_pir.inference import images
-from modeling_pir.inference.images import UnreadableImageError, open_image, to_rgb
+from modeling_pir import images_pir
+from modeling_pir.images_pir import UnreadableImageError, open_image, to_rgb
+from tests.support.odd_pictures import chunk, png_of_16_bits
 
 
 def pixels(image):
@@ -89,18 +90,6 @@ def test_values_that_are_no_numbers_count_as_the_lowest():
 def test_a_sixteen_bit_file_survives_its_file():
     values = np.array([[0, 32768, 65535]], dtype=np.uint16)
     assert pixels(open_image(encoded(Image.fromarray(values)))) == [[[0] * 3, [128] * 3, [255] * 3]]
-
-
-def chunk(kind, content):
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-
-def png_of_16_bits(values, color_type, before=b"", after=b""):
-    """A PNG of uint16 values (height, width, channels); Pillow writes none."""
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in np.array(values))
-    header = struct.pack(">IIBBBBB", len(values[0]), len(values), 16, color_type, 0, 0, 0)
-    parts = [chunk(b"IHDR", header), before, chunk(b"IDAT", zlib.compress(rows)), after, chunk(b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 @pytest.mark.parametrize("as_source", [bytes, lambda content: Image.open(io.BytesIO(content))])
@@ -238,7 +227,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_more_pixels_than_allowed_are_refused_without_decoding(monkeypatch, tiny_images):
-    monkeypatch.setattr(images, "MAX_PIXELS", 100)
+    monkeypatch.setattr(images_pir, "MAX_PIXELS", 100)
     with pytest.raises(ValueError, match="image has 48 x 40 pixels, more than the 100 that are opened at once: cut it"):
         open_image(encoded(tiny_images[0]))
 
