@@ -114,6 +114,12 @@ def test_imports_run_in_the_direction_of_the_table():
     assert not wrong, "\n".join(sorted(set(wrong)))
 
 
+def test_every_command_does_something_when_it_is_run_as_a_module():
+    commands = [path for path in FILES if "\ndef main(" in path.read_text() and path.parent.name != "cli"]
+    assert len(commands) > 10
+    assert [relative(path) for path in commands if '__name__ == "__main__"' not in path.read_text()] == []
+
+
 def test_every_room_is_in_the_table():
     assert {room_of(module) for module in CODE} == set(MAY_IMPORT)
 

@@ -319,3 +319,7 @@ def main(arguments: list[str] | None = None) -> None:
         (args.output_dir / "metrics.json").write_text(json.dumps(result, indent=2))
         (args.output_dir / "report.md").write_text(write_report(result), encoding="utf-8")
         print(f"{args.output_dir / 'report.md'} is the report.")
+
+
+if __name__ == "__main__":
+    main()
