@@ -9,6 +9,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from ..geo.raster import RASTER_SUFFIXES
+from ..index.exchange.vectors import open_vectors
+from ..index.import_vectors import import_vectors
 from .options import Subparsers, add_chips, add_cluster, add_command, add_model, load_model
 from .text import index_text
 
@@ -31,6 +33,9 @@ def add_index(subparsers: Subparsers) -> None:
     add_model(parser, required=False)
     add_chips(parser, overlap=0.25)
     add_cluster(parser)
+    parser.add_argument(
+        "--from", dest="vectors", metavar="PARQUET", help="rows and vectors that --export or pir embed has written"
+    )
     parser.add_argument("--delete-missing", action="store_true", help="also delete what is gone from the folder")
     parser.add_argument("--delete", metavar="SQL", help="delete rows, such as \"scene = 'airport'\"")
     parser.add_argument("--export", metavar="FILE", help="write all rows to a .geojson or .parquet file")
@@ -41,15 +46,19 @@ def add_index(subparsers: Subparsers) -> None:
 
 def _index(args: argparse.Namespace) -> int:
     """Do what is asked for, in the order: add, delete, export, check."""
-    if not args.sources and args.delete is None and args.export is None and args.check is None:
-        raise ValueError("There is nothing to do: name a SOURCE, or one of --delete, --export and --check.")
+    if not (args.sources or args.vectors) and args.delete is None and args.export is None and args.check is None:
+        raise ValueError("There is nothing to do: name a SOURCE, or one of --from, --delete, --export and --check.")
+    if args.sources and args.vectors:
+        raise ValueError("A SOURCE and --from cannot be brought in at once: run pir index twice.")
     if args.delete_missing and not (len(args.sources) == 1 and os.path.isdir(args.sources[0])):
         raise ValueError("--delete-missing needs exactly one SOURCE, the folder whose state the index is to take.")
-    index = open_or_create(args)
+    index = index_of_vectors(args) if args.vectors else open_or_create(args)
     result: dict = {"index": index.path, "engine": index.store.kind}
     if args.sources:
         with index.writing():
             result |= asdict(add_sources(index, args))
+    if args.vectors:
+        result |= asdict(import_vectors(index, open_vectors(args.vectors)))
     if args.delete is not None:
         result["deleted"] = result.get("deleted", 0) + index.delete(args.delete)
     if args.export is not None:
@@ -83,6 +92,19 @@ def open_or_create(args: argparse.Namespace) -> "PIRIndex":
         if not os.path.exists(args.index):
             raise
         return PIRIndex.open(args.index, encoder)
+
+
+def index_of_vectors(args: argparse.Namespace) -> "PIRIndex":
+    """The index that is named; made if it is not there, for the model that the file of vectors names."""
+    from ..index.pir_index import PIRIndex
+
+    description = open_vectors(args.vectors).description
+    if "://" in args.index or os.path.exists(args.index):
+        return PIRIndex.open(args.index)
+    if args.model is None and description["model_id"] is None:
+        raise ValueError(f"{args.vectors} does not name the model that made its vectors: add --model.")
+    args.model, args.revision = args.model or description["model_id"], args.revision or description["revision"]
+    return PIRIndex.create(args.index, load_model(args))
 
 
 def add_sources(index: "PIRIndex", args: argparse.Namespace) -> "AddReport":

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from ..index.export import write_hits
+from ..index.export import check_hits_file, write_hits
 from ..index.hit_pictures import write_sheet
 from ..index.questions.query import Query
 from .options import Subparsers, add_command, add_model, check_can_be_written, load_model
@@ -24,7 +24,7 @@ def add_search(subparsers: Subparsers) -> None:
         "search",
         _search,
         "find the images or parts of scenes that fit a sentence or an image best",
-        'pir search "planes beside a terminal" --index archive.lance -k 5 --picture found.png --geojson found.geojson',
+        'pir search "planes beside a terminal" --index archive.lance -k 5 --picture found.png --save found.geojson',
     )
     parser.add_argument("sentences", nargs="*", metavar="SENTENCE", help="what to look for; several are taken together")
     parser.add_argument("--image", action="append", default=[], metavar="FILE", help="an image to find others like it")
@@ -50,7 +50,9 @@ def add_search(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--exact", action="store_true", help="compare all vectors, even of a large index")
     parser.add_argument("--picture", metavar="PNG", help="write the hits as a sheet of pictures")
-    parser.add_argument("--geojson", metavar="FILE", help="write the hits' footprints for a map")
+    parser.add_argument(
+        "--save", action="append", default=[], metavar="FILE", help="write the hits as .geojson, .csv or .parquet"
+    )
 
 
 def _search(args: argparse.Namespace) -> int:
@@ -59,7 +61,9 @@ def _search(args: argparse.Namespace) -> int:
     from ..index.pir_index import PIRIndex
 
     query = _query(args)
-    for path in (args.picture, args.geojson):
+    for path in args.save:
+        check_hits_file(path)
+    for path in (args.picture, *args.save):
         check_can_be_written(path)
     clauses = [args.where, filter_clause(args.scene, args.after, args.before, args.box)]
     where = " AND ".join(f"({clause})" for clause in clauses if clause) or None
@@ -73,8 +77,8 @@ def _search(args: argparse.Namespace) -> int:
     hits = index.search(query, args.k, where, args.exact)
     if args.picture:
         write_sheet(args.picture, hits)
-    if args.geojson:
-        write_hits(args.geojson, hits, index.metadata)
+    for path in args.save:
+        write_hits(path, hits, index.metadata)
     for doubt in doubts:
         print(f"pir search: {doubt}", file=sys.stderr)
     asked = " ".join([*args.sentences, *args.image])

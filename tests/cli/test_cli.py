@@ -124,6 +124,17 @@ def test_index_checks_exports_and_deletes(run, indexed, tmp_path):
     assert "3 rows (lance index), 1 deleted" in run("index", "--index", indexed, "--delete", "path LIKE '%/0.png'")[1]
 
 
+def test_vectors_of_another_index_become_one_without_embedding(run, indexed, archive, tmp_path, monkeypatch):
+    assert run("index", "--index", indexed, "--export", tmp_path / "all.parquet")[0] == 0
+    monkeypatch.setattr("modeling_pir.index.embed_files.embed_files", None)  # a call would fail
+    code, out, _ = run("index", "--from", tmp_path / "all.parquet", "--index", tmp_path / "other")
+    assert code == 0 and "4 rows (lance index), 4 added" in out
+    found = [
+        json.loads(run("search", "a", "--index", path, "--json")[1])["hits"] for path in (indexed, tmp_path / "other")
+    ]
+    assert [hit["id"] for hit in found[0]] == [hit["id"] for hit in found[1]]
+
+
 def test_search_prints_the_ranking_of_the_index(run, indexed, tiny_model, tiny_processor):
     expected = PIRIndex.open(indexed, tiny_model, tiny_processor).search("a forest", k=3)
     code, out, _ = run("search", "a forest", "--index", indexed, "-k", 3)
@@ -152,11 +163,19 @@ def test_search_by_image_finds_the_image(run, archive, indexed):
 
 def test_search_draws_a_sheet_and_writes_a_map(run, archive, indexed, tmp_path):
     (archive / "3.png").unlink()  # a tile says so
-    options = ("--picture", tmp_path / "sheet.png", "--geojson", tmp_path / "hits.geojson")
+    options = (
+        "--picture",
+        tmp_path / "sheet.png",
+        "--save",
+        tmp_path / "hits.geojson",
+        "--save",
+        tmp_path / "hits.csv",
+    )
     assert run("search", "a", "--index", indexed, *options)[0] == 0
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
     assert sheet.shape == (258, 4 * 224, 3)
     assert all(sheet[:220, column : column + 224].std() > 5 for column in range(0, 896, 224))  # no tile is empty
+    assert len((tmp_path / "hits.csv").read_text().splitlines()) == 5
     features = json.loads((tmp_path / "hits.geojson").read_text())["features"]
     assert [feature["properties"]["rank"] for feature in features] == [1, 2, 3, 4]
 
@@ -194,6 +213,11 @@ def test_search_filters_by_options_and_sql(run, tiny_images, tiny_model, tiny_pr
         (["search", "--index", "INDEX", "--like", "abcd"], "has no row 'abcd'"),
         (["search", "a", "--index", "INDEX", "--area", "/no.geojson"], "/no.geojson cannot be read"),
         (["search", "a", "--index", "INDEX", "--picture", "/no/sheet.png"], "/no/sheet.png cannot be written"),
+        (
+            ["search", "a", "--index", "INDEX", "--save", "hits.shp"],
+            "suffix '.shp': name one of .geojson, .csv, .parquet",
+        ),
+        (["index", "--index", "INDEX", "--from", "no.parquet"], "no.parquet is no Parquet file that can be read"),
         (["search", "a", "--index", "INDEX", "--image-weight", "2"], "weight of the images is 2.0"),
         (["search", "a", "--index", "INDEX", "-k", "0"], "k is 0"),
         (["search", "a", "--index", "INDEX", "--where", "date >>"], "cannot be understood"),

@@ -30,8 +30,17 @@ CRS84 = {
     "datum_ensemble": {
         "name": "World Geodetic System 1984 ensemble",
         "members": [
-            {"name": "World Geodetic System 1984 (Transit)", "id": {"authority": "EPSG", "code": 1166}},
-            {"name": "World Geodetic System 1984 (G2296)", "id": {"authority": "EPSG", "code": 1383}},
+            {"name": f"World Geodetic System 1984 ({name})", "id": {"authority": "EPSG", "code": code}}
+            for name, code in (
+                ("Transit", 1166),
+                ("G730", 1152),
+                ("G873", 1153),
+                ("G1150", 1154),
+                ("G1674", 1155),
+                ("G1762", 1156),
+                ("G2139", 1309),
+                ("G2296", 1383),
+            )
         ],
         "ellipsoid": {"name": "WGS 84", "semi_major_axis": 6378137, "inverse_flattening": 298.257223563},
         "accuracy": "2.0",
@@ -77,6 +86,7 @@ def _embedding_facts(metadata: Mapping) -> dict:
         "model": metadata["model_id"],
         "revision": metadata["revision"],
         "weights_sha256": metadata["weights"],
+        "family": metadata.get("family"),
         "dimensions": metadata["dim"],
         "dtype": "float32",
         "normalized": True,
