@@ -63,7 +63,7 @@ def look_over(index: PIRIndex, seed: int = 0) -> Overview:
         seed: of the sample.
     """
     rows = list(index.store.values(COLUMNS))
-    paths = {row[1] for row in rows}
+    paths = {index.store.full_path(row[1]) for row in rows}
     dates = sorted(row[4] for row in rows if row[4])
     placed = [row[5:] for row in rows if None not in row[5:]]
     return Overview(
