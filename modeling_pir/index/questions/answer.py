@@ -20,10 +20,7 @@ if TYPE_CHECKING:
     from ..stores.lance_store import LanceStore
     from ..stores.sqlite_store import ExactStore
 
-CANDIDATES, CANDIDATES_PER_HIT = (
-    200,
-    10,
-)  # at least, and for each hit, where the order of the vectors is not the last word
+CANDIDATES, CANDIDATES_PER_HIT = 100, 10  # at least, and for each hit, where the vectors do not have the last word
 GROWTH = 4  # of the candidates, where too few of them are left
 
 
