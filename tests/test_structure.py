@@ -32,7 +32,8 @@ MAY_IMPORT = {
     "training/evaluation": "data config",
     "training/model": "data config",
     "training/loop": "config",
-    "training/data": "sample config",
+    "training/data": "formats sample config",
+    "training/data/formats": "",
     "training/data/sample": "",
     "training/config": "",
 }

@@ -17,7 +17,11 @@ from modeling_pir.inference.images import open_image
 
 logger = logging.getLogger(__name__)
 SPLITS = ("train", "validation", "test")
-SPLIT_ALIASES = {"val": "validation", "valid": "validation", "dev": "validation", "eval": "validation"}
+SPLIT_ALIASES = {
+    **dict.fromkeys(("val", "valid", "dev", "eval"), "validation"),
+    **dict.fromkeys(("training", "restval"), "train"),  # the latter in Karpathy's splits
+    "testing": "test",
+}
 FEATURES = Features(
     {"filename": Value("string"), "image": ImageFeature(), "captions": List(Value("string")), "scene": Value("string")}
 )
@@ -50,6 +54,38 @@ def check_captions(rows: Dataset) -> Dataset:
 
         rows = rows.map(with_words, desc="captions")
     return rows
+
+
+def join_captions(rows: Dataset, split: str) -> Dataset:
+    """One row for each image: rows of the same file name and the same image are joined, in order of the first.
+
+    Args:
+        rows: `filename` (None where the source has none), `image`, `captions`, `scene`.
+        split: names the images that have no name.
+
+    Returns:
+        The rows, each with the captions of all its lines and a name.
+    """
+    names = list(rows["filename"])
+    if None not in names and len(set(names)) == len(names):
+        return rows
+    places_of: dict[tuple, list[int]] = {}
+    images = rows.select_columns(["image"]).cast_column("image", ImageFeature(decode=False))
+    for place, (name, row) in enumerate(zip(names, images, strict=True)):
+        image = image_bytes_or_path(row["image"])
+        image = hashlib.sha256(image).digest() if isinstance(image, bytes) else image
+        places_of.setdefault((name, image), []).append(place)
+    groups = list(places_of.values())
+    captions, scenes = list(rows["captions"]), list(rows["scene"])
+    columns = {
+        "filename": [names[places[0]] or f"{split}_{number}" for number, places in enumerate(groups)],
+        "captions": [[caption for place in places for caption in captions[place]] for places in groups],
+        "scene": [next((scenes[place] for place in places if scenes[place]), None) for places in groups],
+    }
+    joined = rows.select([places[0] for places in groups]).select_columns(["image"])
+    for name, values in columns.items():
+        joined = joined.add_column(name, values, feature=FEATURES[name])
+    return joined.select_columns(list(FEATURES))
 
 
 def image_bytes_or_path(record: dict) -> bytes | str:

@@ -5,16 +5,22 @@ Rows have one schema: `image` (datasets.Image), `captions` (list of strings), `s
 
 import hashlib
 import logging
+import re
 from pathlib import Path
 
-import pandas as pd
 from datasets import ClassLabel, Dataset, DatasetDict, Value, concatenate_datasets, load_dataset
 from datasets import Image as ImageFeature
 
 from modeling_pir.inference.images import IMAGE_SUFFIXES
 from training.config import TrainConfig
-from training.data.catalog import NAMES, known_dataset
-from training.data.rows import SPLIT_ALIASES, SPLITS, check_captions, check_images
+from training.data.catalog import NAMES as NAMES_OF_DATA
+from training.data.catalog import known_dataset
+from training.data.formats.columns import NAMES, SCENES, caption_columns, captions_of, find_column, label_of
+from training.data.formats.records import join_records, names_of
+from training.data.formats.tables import SPREADSHEETS, TABLE_SUFFIXES, Record, read_records
+from training.data.formats.tar_shards import tar_rows
+from training.data.formats.text_file import read_text
+from training.data.rows import FEATURES, SPLIT_ALIASES, SPLITS, check_captions, check_images, join_captions
 from training.data.sample.draw import load_sample
 
 logger = logging.getLogger(__name__)
@@ -30,10 +36,10 @@ def load_image_captions(
     """Load one split of captioned images, checked.
 
     Args:
-        source: "sample" (drawn by code), a known name (rsicd, rsitmd, ucm), a Hub id, a folder of parquet files whose
-            names start with their split, an image folder with metadata.jsonl (`file_name`, `captions` or `caption`,
-            optional `scene` and `split`; one for the whole folder or one in each split's folder), or a CSV or JSON
-            lines file of the same columns (`path` works for `file_name`).
+        source: "sample" (drawn by code), a known name (rsicd, rsitmd, ucm), a Hub id, a folder of parquet or tar files
+            whose names start with their split, a table (CSV, TSV, JSON lines, JSON, COCO captions, Karpathy's splits,
+            parquet) of `file_name` and `captions` or `caption`, optionally `scene` and `split`, or a folder of images
+            with such a table, one for the whole folder or one for each split. Lines of one image are joined.
         split: "train", "validation" ("val", "valid" and "dev" are the same) or "test".
         split_list: a known name whose published split re-assigns the images by their file names.
         revision: of a Hub data set.
@@ -48,9 +54,9 @@ def load_image_captions(
     split = SPLIT_ALIASES.get(split, split)
     if source == "sample":
         return load_sample(split)
-    facts = known_dataset(split_list or source) if split_list or source in NAMES else None
-    parts = _load_parts(source, revision, facts.hub_id if facts and source in NAMES else None)
-    parts = {name: _with_schema(rows, name, facts) for name, rows in parts.items()}
+    facts = known_dataset(split_list or source) if split_list or source in NAMES_OF_DATA else None
+    parts = _load_parts(source, revision, facts.hub_id if facts and source in NAMES_OF_DATA else None)
+    parts = {name: _with_schema(rows, name, source, facts) for name, rows in parts.items()}
     if split_list:
         rows = concatenate_datasets(list(parts.values()))
         assigned = [facts.split_of(filename) for filename in rows["filename"]]
@@ -68,17 +74,15 @@ def _load_parts(source: str, revision: str | None, hub_id: str | None) -> dict[s
     """Rows of every split of a source, by split name; {"all": rows} where it knows no splits."""
     path = Path(source)
     if path.is_file():
-        return _read_table(path, path.parent)
+        if path.suffix == ".parquet":
+            return _read_parquet([path], path.parent)
+        return _read_tars([path]) if path.suffix == ".tar" else read_table(path, path.parent)
     if path.is_dir():
-        parquet = sorted(path.glob("*.parquet")) or sorted(path.glob("data/*.parquet"))
-        if parquet:
-            files = {}
-            for file in parquet:
-                name = file.stem.split("-")[0]
-                files.setdefault(SPLIT_ALIASES.get(name, name), []).append(str(file))
-            return dict(load_dataset("parquet", data_files=files))
-        return _read_image_folder(path)
-    if hub_id is None and source in NAMES:
+        for suffix, read in ((".parquet", lambda files: _read_parquet(files, path)), (".tar", _read_tars)):
+            if files := sorted(path.glob(f"*{suffix}")) or sorted(path.glob(f"data/*{suffix}")):
+                return read(files)
+        return _read_folder(path)
+    if hub_id is None and source in NAMES_OF_DATA:
         raise ValueError(
             f"{known_dataset(source).name} is not on the Hub as far as we know: make a folder from the official "
             "archive with python -m training.data.prepare, and give that folder."
@@ -90,85 +94,171 @@ def _load_parts(source: str, revision: str | None, hub_id: str | None) -> dict[s
     return {SPLIT_ALIASES.get(name, name): rows for name, rows in loaded.items()}
 
 
-def _read_image_folder(folder: Path) -> dict[str, Dataset]:
-    """Rows of a folder with metadata.jsonl (or .csv), in the folder itself or in a sub-folder for each split."""
-    tables = [path for name in ("metadata.jsonl", "metadata.csv") for path in sorted(folder.glob(f"*/{name}"))]
-    own = [folder / name for name in ("metadata.jsonl", "metadata.csv") if (folder / name).is_file()]
-    if own:
-        return _read_table(own[0], folder)
-    if tables:
-        names = {path: SPLIT_ALIASES.get(path.parent.name, path.parent.name) for path in tables}
-        return {names[path]: rows for path in tables for rows in _read_table(path, path.parent).values()}
-    if not any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.rglob("*")):
-        raise ValueError(f"There are no images in {str(folder)!r}: give a folder with images and a metadata.jsonl.")
-    raise ValueError(
-        f"{str(folder)!r} has images but no captions: add a metadata.jsonl with lines like "
-        '{"file_name": "a.jpg", "captions": ["..."]}.'
-    )
+def _by_split(files: list[Path]) -> dict[str, list[str]]:
+    """Shards by the split that their names start with; a single file of another name knows no splits."""
+    names: dict[str, list[str]] = {}
+    for file in files:
+        name = file.stem.split("-")[0]
+        names.setdefault(SPLIT_ALIASES.get(name, name), []).append(str(file))
+    return {"all": next(iter(names.values()))} if len(names) == 1 and not set(names) & set(SPLITS) else names
 
 
-def _read_table(table: Path, root: Path) -> dict[str, Dataset]:
-    """Rows of a table of file names and captions; lines of one image are joined, in the order of their first line."""
-    lines = pd.read_csv(table) if table.suffix == ".csv" else pd.read_json(table, lines=True)
-    name_column = next((name for name in ("file_name", "path", "filename", "image") if name in lines), None)
-    text_column = next((name for name in ("captions", "caption", "text") if name in lines), None)
-    if name_column is None or text_column is None:
-        raise ValueError(
-            f"{str(table)!r} has the columns {', '.join(map(str, lines.columns))}: it needs file_name (or path) and "
-            "captions (or caption)."
-        )
-    images: dict[str, dict] = {}
-    for line in lines.to_dict("records"):
-        file = str(root / str(line[name_column]))
-        row = images.setdefault(file, {"captions": [], "scene": None, "split": None})
-        captions = line[text_column]
-        row["captions"] += captions if isinstance(captions, list) else [] if pd.isna(captions) else [str(captions)]
-        for name in ("scene", "split"):
-            if isinstance(line.get(name), str):
-                row[name] = line[name]
-    missing = [file for file in images if not Path(file).is_file()]
-    if missing:
-        raise ValueError(f"{str(table)!r} names {missing[0]!r}, which does not exist ({len(missing)} such files).")
-    files_of: dict[str, list[str]] = {}
-    for file, row in images.items():
-        files_of.setdefault(SPLIT_ALIASES.get(row["split"], row["split"]) or "all", []).append(file)
+def _read_parquet(files: list[Path], root: Path) -> dict[str, Dataset]:
+    """Rows of parquet files that hold the images, or that are a table of their file names."""
+    parts = dict(load_dataset("parquet", data_files=_by_split(files)))
+    kinds = next(iter(parts.values())).features
+    image = next((column for column in kinds if isinstance(kinds[column], ImageFeature)), "image")
+    if image in kinds and kinds[image] != Value("string"):
+        return parts
+    tables = {}
+    for name, rows in parts.items():
+        if find_column(kinds, NAMES) is None or not caption_columns(kinds):
+            raise ValueError(f"{str(files[0])!r} has the columns {', '.join(kinds)}: it needs image and captions.")
+        records = [Record(f"row {number}", row) for number, row in enumerate(rows, start=1)]
+        own = _rows_of_records(records, files[0], root)
+        tables |= {name: own["all"]} if set(own) == {"all"} else own
+    return tables
+
+
+def _read_tars(files: list[Path]) -> dict[str, Dataset]:
+    """Rows of webdataset tars, in memory."""
     return {
-        name: Dataset.from_dict(
-            {
-                "filename": [str(Path(file).relative_to(root)) for file in files],
-                "image": files,
-                "captions": [images[file]["captions"] for file in files],
-                "scene": [images[file]["scene"] for file in files],
-            }
-        ).cast_column("image", ImageFeature())
-        for name, files in files_of.items()
+        name: Dataset.from_generator(tar_rows, features=FEATURES, gen_kwargs={"files": own})
+        for name, own in _by_split(files).items()
     }
 
 
-def _with_schema(rows: Dataset, name: str, facts: object | None) -> Dataset:
-    """The four columns, from what a source calls them; scenes of a known data set from its facts."""
-    if "captions" not in rows.column_names:
-        text_column = next((column for column in ("caption", "text") if column in rows.column_names), None)
-        if text_column is None or "image" not in rows.column_names:
-            raise ValueError(
-                f"The split {name!r} has the columns {', '.join(rows.column_names)}: it needs image and captions."
-            )
-        captions = [[text] if isinstance(text, str) else text for text in rows[text_column]]
-        rows = rows.add_column("captions", captions)
-    if "filename" not in rows.column_names:
-        rows = rows.add_column("filename", [f"{name}_{index}" for index in range(len(rows))])
-    if not isinstance(rows.features["image"], ImageFeature):
-        rows = rows.cast_column("image", ImageFeature())
-    scenes = list(rows["scene"]) if "scene" in rows.column_names else [None] * len(rows)
-    if isinstance(rows.features.get("scene"), ClassLabel):
-        names = rows.features["scene"].names
-        scenes = [names[label] if label is not None and label >= 0 else None for label in scenes]
-    if facts is not None:
-        scenes = [scene or facts.scene_of(filename) for scene, filename in zip(scenes, rows["filename"], strict=True)]
-    if "scene" in rows.column_names:
-        rows = rows.remove_columns("scene")
-    rows = rows.add_column("scene", scenes, feature=Value("string"))
-    return rows.select_columns(["filename", "image", "captions", "scene"])
+def _read_folder(folder: Path) -> dict[str, Dataset]:
+    """Rows of a folder of images: by its table, or one in each split's sub-folder, or a text file beside each image."""
+    own, inner = _tables(folder), [table for sub in sorted(folder.iterdir()) if sub.is_dir() for table in _tables(sub)]
+    if len(own) == 1:
+        return read_table(own[0], folder)
+    tables = own or inner
+    names = {table: _split_of_name(table.stem if own else table.parent.name) for table in tables}
+    if tables and (None in names.values() or len(set(names.values())) < len(tables)):
+        raise ValueError(
+            f"{str(folder)!r} has several tables, {tables[0].relative_to(folder)} and {tables[1].relative_to(folder)}: "
+            "give the one that is meant, or name one for each split, such as train.csv, val.csv and test.csv."
+        )
+    if tables:
+        return {names[table]: rows for table in tables for rows in read_table(table, table.parent).values()}
+    images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not images:
+        raise ValueError(f"There are no images in {str(folder)!r}: give a folder with images and a captions.csv.")
+    if any(path.with_suffix(".txt").is_file() for path in images):
+        records = [Record(f"{path.stem}.txt", _beside(path, folder)) for path in images]
+        return _rows_of_records(records, folder, folder)
+    raise ValueError(
+        f"{str(folder)!r} has images but no captions: add a captions.csv with the columns file_name and caption, or a "
+        'metadata.jsonl with lines like {"file_name": "a.jpg", "captions": ["..."]}.'
+    )
+
+
+def _beside(image: Path, folder: Path) -> dict[str, object]:
+    """The record of an image whose captions are the lines of a text file of its name."""
+    notes = image.with_suffix(".txt")
+    captions = [line for line in read_text(notes).split("\n") if line.strip()] if notes.is_file() else []
+    return {"file_name": str(image.relative_to(folder)), "captions": [line.strip() for line in captions]}
+
+
+def _tables(folder: Path) -> list[Path]:
+    """The tables of captions in a folder: its metadata file, or else every table; of .txt and .json those named so."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    metadata = [path for path in files if path.stem == "metadata" and path.suffix.lower() in TABLE_SUFFIXES]
+    sure = (".csv", ".tsv", ".jsonl", ".ndjson", ".jl")
+    named = re.compile(r"caption|dataset|karpathy|annotation|metadata|sentence", re.IGNORECASE)
+    others = [
+        path
+        for path in files
+        if path.suffix.lower() in sure or (path.suffix.lower() in (".json", ".txt") and named.search(path.stem))
+    ]
+    spreadsheets = [path for path in files if path.suffix.lower() in SPREADSHEETS]
+    return metadata[:1] or others or spreadsheets[:1]
+
+
+def _split_of_name(name: str) -> str | None:
+    """The split that a file's or a folder's name says: captions_train2017 is "train"."""
+    words = [SPLIT_ALIASES.get(word, word) for word in re.findall(r"[a-z]+", name.lower())]
+    return next((word for word in words if word in SPLITS), name if words and len(words) == 1 else None)
+
+
+def read_table(table: Path, root: Path) -> dict[str, Dataset]:
+    """Rows of a table of file names and captions, one for each image, by split; {"all": rows} where it names none.
+
+    Args:
+        table: see `formats.tables.read_records`.
+        root: folder that its file names start from; an image that is not there is looked for below it by its name.
+
+    Raises:
+        ValueError: one sentence with the table, the line and the remedy.
+    """
+    return _rows_of_records(read_records(table), table, root)
+
+
+def _rows_of_records(records: list[Record], table: Path, root: Path) -> dict[str, Dataset]:
+    """Rows of records: lines of one image are joined, in the order of their first line."""
+    images = join_records(records, table, root)
+    files_of: dict[str, list[Path]] = {}
+    for file, image in images.items():
+        files_of.setdefault(SPLIT_ALIASES.get(image.split, image.split) or "all", []).append(file)
+    named = {file: name for file, name in zip(images, names_of(list(images), root), strict=True)}
+    return {
+        split: Dataset.from_dict(
+            {
+                "filename": [named[file] for file in files],
+                "image": [str(file) for file in files],
+                "captions": [images[file].captions for file in files],
+                "scene": [images[file].scene for file in files],
+            },
+            features=FEATURES,
+        )
+        for split, files in files_of.items()
+    }
+
+
+def _with_schema(rows: Dataset, name: str, source: str, facts: object | None) -> Dataset:
+    """The four columns, from what a source calls them, one row for each image; scenes of a known data set by name."""
+    if rows.features != FEATURES:
+        rows = _renamed(rows, name, source)
+    rows = join_captions(rows, name).select_columns(list(FEATURES))
+    if facts is None:
+        return rows
+    scenes = [
+        scene or facts.scene_of(filename) for scene, filename in zip(rows["scene"], rows["filename"], strict=True)
+    ]
+    rows = rows.remove_columns("scene").add_column("scene", scenes, feature=Value("string"))
+    return rows.select_columns(list(FEATURES))
+
+
+def _renamed(rows: Dataset, name: str, source: str) -> Dataset:
+    """Rows with our columns, read from the source's; its image column is taken as it is."""
+    kinds = rows.features
+    image = next((column for column in kinds if isinstance(kinds[column], ImageFeature)), "image")
+    text_columns = caption_columns([column for column in kinds if column != image])
+    if image not in kinds or not text_columns:
+        raise ValueError(
+            f"The split {name!r} of {source!r} has the columns {', '.join(kinds)}: it needs image and captions."
+        )
+    name_column = find_column([column for column in kinds if column != image], NAMES)
+    scene_column = find_column(kinds, SCENES)
+    others = rows.remove_columns(image)
+    names = [None] * len(rows) if name_column is None else [label_of(value) for value in others[name_column]]
+    scenes = [None] * len(rows) if scene_column is None else list(others[scene_column])
+    if isinstance(kinds.get(scene_column), ClassLabel):
+        labels = kinds[scene_column].names
+        scenes = [labels[label] if label is not None and label >= 0 else None for label in scenes]
+    captions = [[] for _ in range(len(rows))]
+    for column in text_columns:
+        for place, value in enumerate(others[column]):
+            try:
+                captions[place] = captions[place] + captions_of(value)
+            except ValueError as error:
+                raise ValueError(f"Row {place + 1} of the split {name!r} of {source!r}: {error}.") from error
+    columns = {"filename": names, "captions": captions, "scene": [label_of(scene) for scene in scenes]}
+    rows = rows.select_columns([image]).rename_columns({image: "image"} if image != "image" else {})
+    for column, values in columns.items():
+        rows = rows.add_column(column, values, feature=FEATURES[column])
+    return rows.cast_column("image", ImageFeature()).select_columns(list(FEATURES))
 
 
 def split_by_name(rows: Dataset) -> dict[str, Dataset]:
@@ -176,7 +266,7 @@ def split_by_name(rows: Dataset) -> dict[str, Dataset]:
     places = [int(hashlib.sha256(name.encode()).hexdigest(), 16) % 10 for name in rows["filename"]]
     names = ["validation" if place == 0 else "test" if place == 1 else "train" for place in places]
     logger.warning(
-        "The data knows no splits: 80 %% of the images train, 10 %% validate, 10 %% test, by a hash of the file name."
+        "The data knows no splits: 80 % of the images train, 10 % validate, 10 % test, by a hash of the file name."
     )
     return {split: rows.select([i for i, name in enumerate(names) if name == split]) for split in SPLITS}
 

@@ -25,11 +25,21 @@ from datasets import IterableDataset as StreamedRows
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from training.data.augment import Augmentation
+from training.data.formats.columns import NAMES, SCENES, caption_columns, captions_of, find_column, label_of
+from training.data.formats.tar_shards import tar_rows
 from training.data.items import TrainCollator, draw_captions, item_seed
-from training.data.rows import FEATURES, SPLIT_ALIASES, check_captions, check_images, decode_image, has_words
+from training.data.rows import (
+    FEATURES,
+    SPLIT_ALIASES,
+    check_captions,
+    check_images,
+    decode_image,
+    has_words,
+    join_captions,
+)
 
 logger = logging.getLogger(__name__)
-CAPTION_COLUMNS = ("captions", "caption", "text", "txt")  # the last is how a tar names it
+UNDECODED = Features(FEATURES | {"image": ImageFeature(decode=False)})
 
 
 @dataclass
@@ -74,10 +84,10 @@ def open_streams(source: str, revision: str | None = None) -> dict[str, Stream]:
             raise ValueError(f"There are no shards at {source!r}: streaming takes a folder of them or a Hub id.")
         loaded = load_dataset(source, revision=revision, streaming=True)
         return {SPLIT_ALIASES.get(name, name): _stream(source, rows, revision, []) for name, rows in loaded.items()}
-    kinds = (("parquet", "*.parquet"), ("webdataset", "*.tar"))
-    found = ((kind, sorted(path.glob(f"{folder}{glob}"))) for kind, glob in kinds for folder in ("", "data/"))
-    kind, paths = next((pair for pair in found if pair[1]), (None, []))
-    if kind is None:
+    kinds = ("*.parquet", "*.tar")
+    found = (sorted(path.glob(f"{folder}{glob}")) for glob in kinds for folder in ("", "data/"))
+    paths = next((files for files in found if files), [])
+    if not paths:
         raise ValueError(
             f"{source!r} holds no .parquet or .tar shards, which streaming needs: train without streaming."
         )
@@ -85,7 +95,14 @@ def open_streams(source: str, revision: str | None = None) -> dict[str, Stream]:
     for file in paths:
         name = file.stem.split("-")[0]
         files.setdefault(SPLIT_ALIASES.get(name, name), []).append(file)
-    loaded = load_dataset(kind, data_files={name: list(map(str, own)) for name, own in files.items()}, streaming=True)
+    names = {name: list(map(str, own)) for name, own in files.items()}
+    if paths[0].suffix == ".tar":  # datasets reads only tars whose rows have one kind of image and the same parts
+        loaded = {
+            name: StreamedRows.from_generator(tar_rows, features=UNDECODED, gen_kwargs={"files": own})
+            for name, own in names.items()
+        }
+    else:
+        loaded = load_dataset("parquet", data_files=names, streaming=True)
     return {name: _stream(source, loaded[name], revision, own) for name, own in files.items()}
 
 
@@ -103,37 +120,41 @@ def _stream(source: str, rows: StreamedRows, revision: str | None, files: list[P
 
 
 def plain_row(raw: dict, features: Features | None, name: str) -> dict:
-    """`image` (undecoded), `captions`, `scene` and `filename`, from what a shard calls them.
+    """`image` (undecoded), `captions`, `scene` and `filename`, from what a source calls them.
 
     Args:
-        raw: a row of a shard; a tar's `json` counts as columns.
-        features: of the shard.
+        raw: a row.
+        features: of the source.
         name: the source, for the error.
 
     Returns:
-        The row.
+        The row; `filename` is None where the source has none.
 
     Raises:
         ValueError: it has no image or no captions.
     """
     features = features or {}
-    raw = raw | (raw["json"] if isinstance(raw.get("json"), dict) else {})
     image_column = next((column for column in features if isinstance(features[column], ImageFeature)), "image")
-    text_column = next((column for column in CAPTION_COLUMNS if column in raw), None)
-    if raw.get(image_column) is None or text_column is None:
+    image, text_columns = raw.get(image_column), caption_columns(raw)
+    name_column = find_column([column for column in raw if column != image_column], NAMES)
+    filename = label_of(raw.get(name_column))
+    if isinstance(image, bytes):
+        image = {"bytes": image, "path": filename}
+    if not isinstance(image, dict) or not text_columns:
         raise ValueError(f"A row of {name!r} has the columns {', '.join(raw)}: it needs image and captions.")
-    captions, scene, image = raw[text_column], raw.get("scene"), raw[image_column]
-    if isinstance(features.get("scene"), ClassLabel) and scene is not None:
-        scene = features["scene"].names[scene] if scene >= 0 else None
-    filename = raw.get("filename") or raw.get("__key__") or image.get("path") or "a row without a name"
-    captions = [captions] if isinstance(captions, str) else list(captions or [])
-    return {"filename": filename, "image": image, "captions": captions, "scene": scene}
+    scene_column = find_column(raw, SCENES)
+    scene = raw.get(scene_column)
+    if isinstance(features.get(scene_column), ClassLabel) and scene is not None:
+        scene = features[scene_column].names[scene] if scene >= 0 else None
+    captions = [caption for column in text_columns for caption in captions_of(raw[column])]
+    return {"filename": filename, "image": image, "captions": captions, "scene": label_of(scene)}
 
 
 def in_memory(stream: Stream, split: str, skip_bad_images: bool) -> Dataset:
     """All rows of a stream that is small (validation, test), checked like those of `load_image_captions`."""
     rows = [plain_row(raw, stream.rows.features, stream.source) for raw in stream.rows]
-    return check_images(check_captions(Dataset.from_list(rows, features=FEATURES)), split, skip_bad_images)
+    rows = join_captions(Dataset.from_list(rows, features=FEATURES), split)
+    return check_images(check_captions(rows), split, skip_bad_images)
 
 
 class StreamItems(IterableDataset):
@@ -227,6 +248,7 @@ class StreamItems(IterableDataset):
         try:
             row = plain_row(raw, self.stream.rows.features, self.stream.source)
             row["captions"] = [caption for caption in row["captions"] if has_words(caption)]
+            row["filename"] = row["filename"] or row["image"].get("path") or "a row without a name"
             if not row["captions"]:
                 raise ValueError(f"No caption of the image {row['filename']!r} has a word: write one.")
             if self.skip_bad_images:
