@@ -61,8 +61,8 @@ class ModelFields:
     """What is trained: its start, its architecture, its texts and images.
 
     Attributes:
-        init_from: Hub id or folder of a PIR model to go on from, with its processor; `backbones` and `tokenizer` are
-            then unused, and `model` changes fields of its configuration.
+        init_from: Hub id or folder of a PIR model to go on from, with its processor; `model` changes
+            fields of its configuration, and other towers or another tokenizer cannot be given.
         backbones: Hub ids or folders of pretrained towers: `vision`, `text` and `instruction`.
         init_vision: a saved tower (such as of `training.pretrain_tower --tower vision`) that the vision tower
             starts from, where `backbones` names none.
@@ -333,7 +333,12 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
     return overrides
 
 
-def save_config(config: TrainConfig, path: str | Path) -> None:
-    """Write a configuration as YAML that [`load_config`] reads back."""
+def config_text(config: TrainConfig) -> str:
+    """A configuration as YAML that [`load_config`] reads back."""
     values = dataclasses.asdict(config) | {"adam_betas": list(config.adam_betas)}
-    Path(path).write_text(yaml.safe_dump(values, sort_keys=False))
+    return yaml.safe_dump(values, sort_keys=False)
+
+
+def save_config(config: TrainConfig, path: str | Path) -> None:
+    """Write [`config_text`] to a file."""
+    Path(path).write_text(config_text(config))

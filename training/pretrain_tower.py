@@ -8,8 +8,8 @@ r"""Train a tower as a scene classifier, so that a prior that knows scenes instr
 
 The paper's prior is a ResNet-50 trained on AID's scenes. The official code builds it but loads none of its weights, so
 a random network instructs there. RSICD's images come in part from AID: a prior trained on all of AID has seen test
-images. Here a training image that is in the retrieval test split (`training.leakcheck`: turned or mirrored, too) is
-left out, unless `--allow-overlap`, which report and card then state.
+images. Here a training image that is in the retrieval test or validation split (`training.leakcheck`: turned or
+mirrored, too) is left out, unless `--allow-overlap`, which report and card then state.
 """
 
 import argparse
@@ -18,7 +18,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 from transformers import BaseImageProcessor, PreTrainedModel
 
@@ -33,6 +32,7 @@ from training.data.sources import load_image_captions, load_scene_rows
 from training.model.build import build_tower
 from training.model.provenance import FACTS_FILE, describe_facts
 from training.model.scene_classifier import SceneCollator, train_on_scenes
+from training.train import build_accelerator
 
 logger = logging.getLogger(__name__)
 NUM_LISTED = 5
@@ -62,15 +62,18 @@ def pretrain(
     out_dir = Path(config.output_dir)
     if out_dir.exists() and any(out_dir.iterdir()):
         raise ValueError(f"{config.output_dir!r} exists already: remove it or choose another --output-dir.")
+    accelerator = build_accelerator(config)
     set_seed(config.seed)
-    accelerator = Accelerator()
     splits = load_scene_rows(config)
-    test = load_image_captions(test_data or config.data, "test", test_split_list or config.split_list)
-    train, overlap = leave_out_overlap(splits["train"], test, allow_overlap)
-    if overlap:
+    train, overlaps = splits["train"], {}
+    for split in ("validation", "test"):  # a prior that knows validation would choose the epoch that suits it
+        rows = load_image_captions(test_data or config.data, split, test_split_list or config.split_list)
+        train, overlaps[split] = leave_out_overlap(train, rows, allow_overlap)
+    if any(overlaps.values()):
+        overlap = sorted({name for names in overlaps.values() for name in names})
         names = ", ".join(overlap[:NUM_LISTED]) + (", ..." if len(overlap) > NUM_LISTED else "")
         verb = "are trained on, as --allow-overlap says" if allow_overlap else "are left out"
-        logger.warning("%d training images are in the retrieval test split and %s: %s", len(overlap), verb, names)
+        logger.warning("%d training images are in other retrieval splits and %s: %s", len(overlap), verb, names)
     scenes = scene_names(train)
     tower, image_size = build_tower(config, tower_name)
     processor = build_image_processor(image_size)
@@ -82,7 +85,8 @@ def pretrain(
     facts = {
         "data": config.data, "tower": tower_name, "scenes": scenes, "train_images": len(train),
         "validation_images": len(splits["validation"]), "test_data": test_data or config.data,
-        "overlap": overlap, "overlap_allowed": allow_overlap, "epochs": config.instruction_epochs,
+        "overlap": overlaps["test"], "overlap_validation": overlaps["validation"], "overlap_allowed": allow_overlap,
+        "epochs": config.instruction_epochs,
         "learning_rate": config.instruction_learning_rate, "seed": config.seed,
     } | measured  # fmt: skip
     if accelerator.is_main_process:

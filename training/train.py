@@ -14,6 +14,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from tqdm.auto import tqdm
 
 from modeling_pir import PIRModel, PIRProcessor
 from modeling_pir.errors import one_sentence
+from modeling_pir.hub.pretrained import weights_hash
+from modeling_pir.hub.whole_folder import naming_full_disk
 from modeling_pir.modeling_pir import caption_keys
 from training.config import TrainConfig, load_config, parse_assignments
 from training.data.loader import build_loader, epoch_batches, load_splits
@@ -41,6 +44,7 @@ from training.model.adapters import add_lora, freeze_modules
 from training.model.batch_norm import check_chunks, freeze_batch_norm, synchronise_batch_norms
 from training.model.build import build_model_and_processor
 from training.model.scene_classifier import prepare_instruction
+from training.model.starts import check_starts
 from training.report.run_report import finish_run
 from training.run.checkpoint import (
     EXIT_PREEMPTED,
@@ -51,8 +55,9 @@ from training.run.checkpoint import (
     save_checkpoint,
     seed_step,
     stop_at_sigterm,
+    stop_if_told,
 )
-from training.run.folder import keep_records, open_run, save, write_record
+from training.run.folder import keep_records, open_run, save, save_beside, settle_best, write_record
 
 logger = logging.getLogger(__name__)
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "sample.yaml"
@@ -97,6 +102,14 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
         project_dir=config.output_dir,
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=config.seed, split_batches=True),
     )
+    if config.log_with and not accelerator.log_with:  # accelerate passes over what is not installed
+        raise ValueError(f"log_with is {config.log_with!r}, which is not installed: pip install {config.log_with}.")
+    if accelerator.gradient_accumulation_steps != 1:
+        raise ValueError(
+            f"gradient_accumulation_steps is {accelerator.gradient_accumulation_steps}, but a contrastive batch cannot "
+            "be accumulated, its items are compared with each other: leave it at 1 and set chunk_size, which holds a "
+            "batch larger than memory."
+        )
     if config.batch_size % accelerator.num_processes:
         raise ValueError(
             f"batch_size is {config.batch_size}, which cannot be shared equally by {accelerator.num_processes} "
@@ -135,6 +148,7 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
         FloatingPointError: the loss is no number.
         Preempted: SIGTERM came; the run has saved itself.
     """
+    check_starts(config)
     accelerator = build_accelerator(config)
     set_seed(config.seed)
     stop = stop_at_sigterm()
@@ -146,7 +160,8 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
     open_run(config, splits, accelerator, resume)
     prior = None
     if not checkpoints(output_dir):  # else its weights and figures come with the checkpoint
-        prior = prepare_instruction(model, splits, scenes, config, processor, accelerator)
+        stop_early = partial(stop_if_told, accelerator, stop)
+        prior = prepare_instruction(model, splits, scenes, config, processor, accelerator, stop_early)
     whole = prepare_sharding(accelerator, config, model)
     rates = config.learning_rate, config.layer_decay, config.module_learning_rates
     groups = parameter_groups(model, config.weight_decay, *rates)
@@ -159,11 +174,12 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
         train_raw_temperatures(plain, adamw, config.weight_decay)
     # Not prepared: accelerate would step it once per process, but num_steps already counts updates.
     scheduler = warmup_then_decay(adamw, num_steps, config.warmup_ratio, config.schedule)
-    accelerator.register_for_checkpointing(scheduler)
-    accelerator.init_trackers("pir", dataclasses.asdict(config) if config.log_with else None)
-    state = NEW_RUN | (load_checkpoint(accelerator, output_dir) or {"prior": prior})
+    accelerator.init_trackers("pir", tracked(config))
+    state = NEW_RUN | (load_checkpoint(accelerator, output_dir, scheduler) or {"prior": prior})
+    if accelerator.is_main_process:
+        settle_best(output_dir, state["best"])
     keep_records(accelerator, output_dir, state["records"])
-    save_checkpoint(accelerator, output_dir, state)
+    save_checkpoint(accelerator, output_dir, state, scheduler)
     progress = tqdm(total=num_steps, initial=state["step"], desc="training", disable=not accelerator.is_main_process)
     for epoch in range(state["epoch"], config.epochs):
         model.train()
@@ -199,7 +215,7 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
             told_to_stop = is_told_to_stop(accelerator, stop)
             is_due = config.checkpoint_every and state["step"] % config.checkpoint_every == 0
             if told_to_stop or (is_due and state["step_in_epoch"] < len(loader)):
-                save_checkpoint(accelerator, output_dir, since(state, start))
+                save_checkpoint(accelerator, output_dir, since(state, start), scheduler)
             if told_to_stop:
                 raise Preempted(f"Stopped by SIGTERM at step {state['step']}; --resume goes on from there.")
         accelerator.wait_for_everyone()
@@ -210,12 +226,23 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
             whole.cpu()  # training needs its place on the device
         # Only the main process knows the best epoch and the number of records, and only it writes them.
         state |= {"epoch": epoch + 1, "step_in_epoch": 0}
-        save_checkpoint(accelerator, output_dir, since(state, start))
+        save_checkpoint(accelerator, output_dir, since(state, start), scheduler)
+        if accelerator.is_main_process:
+            settle_best(output_dir, state["best"])
     progress.close()
     if accelerator.is_main_process:
-        finish_run(config, splits, since(state, start))
+        with naming_full_disk(output_dir):
+            finish_run(config, splits, since(state, start))
     accelerator.end_training()
     return output_dir
+
+
+def tracked(config: TrainConfig) -> dict[str, int | float | str | bool] | None:
+    """The configuration as trackers take it: what is no number or truth value as text; None without trackers."""
+    if not config.log_with:
+        return None
+    values = dataclasses.asdict(config)
+    return {name: value if isinstance(value, int | float | bool) else str(value) for name, value in values.items()}
 
 
 def since(state: dict[str, Any], start: float) -> dict[str, Any]:
@@ -232,7 +259,7 @@ def close_epoch(
     epoch: int,
     state: dict[str, Any],
 ) -> None:
-    """Save the model as last/, evaluate it on validation and keep it as best/ if it is; updates `state`."""
+    """Save the model as last/, evaluate it on validation and keep it beside best/ if it is; updates `state`."""
     output_dir = Path(config.output_dir)
     save(output_dir / "last", model, processor, config.save_dtype)
     if (epoch + 1) % config.evaluate_every and epoch + 1 != config.epochs:
@@ -242,8 +269,8 @@ def close_epoch(
     write_record(accelerator, output_dir, record, state)
     tqdm.write(f"epoch {epoch}: validation mR {metrics['mR']:.2f}")
     if state["best"] is None or metrics["mR"] > state["best"]["mR"]:
-        state["best"] = record
-        save(output_dir / "best", model, processor, config.save_dtype)
+        waiting = save_beside(output_dir / "best", model, processor, config.save_dtype)
+        state["best"] = record | {"weights_sha256": weights_hash(waiting)}
 
 
 def scalars(losses: object, grad_norm: torch.Tensor | None, scheduler: object, model: PIRModel) -> dict[str, float]:
@@ -282,6 +309,10 @@ def main() -> None:
     except Preempted as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_PREEMPTED)
+    except torch.OutOfMemoryError as error:
+        reason = str(error).split(". ")[0]
+        sys.exit(f"error: The device's memory is full ({reason}): set chunk_size (the gradient stays the same), or "
+                 "lower batch_size or evaluation_batch_size; --resume goes on.")  # fmt: skip
     print(f"{folder / 'report.md'} is the report; {folder / 'best'} loads with PIRModel.from_pretrained.")
 
 

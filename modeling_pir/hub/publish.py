@@ -10,7 +10,7 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
-from .pretrained import check_model_folder
+from .pretrained import check_model_folder, write_checksums
 
 MODEL_FILES = (
     "captions_pir.py", "configuration_pir.py", "images_pir.py", "layers_pir.py", "loss_pir.py", "modeling_pir.py",
@@ -75,6 +75,7 @@ def write_hub_folder(model_folder: str | Path, output: str | Path) -> None:
     _update_json(output / "processor_config.json", {"auto_map": {"AutoProcessor": AUTO_MAP["AutoProcessor"]}})
     for name, content in SENTENCE_TRANSFORMERS_FILES.items():
         (output / name).write_text(json.dumps(content, indent=2) + "\n")
+    write_checksums(output)
 
 
 def _update_json(path: Path, values: dict) -> None:

@@ -63,15 +63,53 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
     Raises:
         OSError: the disk is full; what was there before is still there, what was half written is gone.
     """
+    fill_folder(folder, write)
+    put_in_place(folder)
+
+
+def fill_folder(folder: Path, write: Callable[[Path], None]) -> Path:
+    """The first half of [`write_folder`]: the new folder is whole and on the disk, but waits beside its place.
+
+    Args:
+        folder: where it is to be, by [`put_in_place`].
+        write: gets the folder to write to.
+
+    Returns:
+        Where it waits.
+
+    Raises:
+        OSError: the disk is full; what was half written is gone.
+    """
     partial = _partial(folder)
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     try:
+        partial.mkdir(parents=True)
         write(partial)
-        put_in_place(folder)
+        _flush(partial)
     except Exception as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise disk_full(error, folder) or error from error
+    return partial
+
+
+def waiting_folder(folder: Path) -> Path | None:
+    """What [`fill_folder`] left beside the place of a folder; None where nothing waits."""
+    return _partial(folder) if _partial(folder).exists() else None
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    partial = _partial(path)
+    try:
+        partial.write_text(text)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise disk_full(error, path) or error from error
 
 
 def disk_full(error: BaseException, folder: Path) -> OSError | None:
@@ -85,6 +123,15 @@ def disk_full(error: BaseException, folder: Path) -> OSError | None:
     return OSError(
         errno.ENOSPC, f"The disk is full: {folder} was not written, what was saved before is intact. Free space, resume"
     )
+
+
+@contextmanager
+def naming_full_disk(folder: Path) -> Iterator[None]:
+    """Turn a disk that is full into a sentence that names the folder."""
+    try:
+        yield
+    except Exception as error:
+        raise disk_full(error, folder) or error from error
 
 
 def put_in_place(folder: Path) -> None:

@@ -7,7 +7,7 @@ from accelerate import PartialState
 from datasets import Dataset
 
 from modeling_pir import PIRModel, PIRProcessor
-from modeling_pir.hub.pretrained import weights_hash
+from modeling_pir.hub.pretrained import load_pretrained, weights_hash
 from training.config import TrainConfig
 from training.evaluation.metrics import chance_metrics
 from training.evaluation.object_keeping import object_keeping
@@ -17,7 +17,8 @@ from training.evaluation.split_embeddings import SplitEmbeddings, embed_split, e
 def load_best(config: TrainConfig) -> tuple[PIRModel, PIRProcessor]:
     """The model that the run kept, on the device of this process, and its processor."""
     folder = Path(config.output_dir) / "best"
-    return PIRModel.from_pretrained(folder).to(PartialState().device), PIRProcessor.from_pretrained(folder)
+    model, processor = load_pretrained(folder)
+    return model.to(PartialState().device), processor
 
 
 def measure_test(
@@ -49,6 +50,7 @@ def measure_test(
 
 def metrics_before(config: TrainConfig, rows: Dataset) -> dict[str, float]:
     """Test metrics of the model that a fine-tuning started from, on the same images and captions."""
-    model = PIRModel.from_pretrained(config.init_from).to(PartialState().device)
-    processor = PIRProcessor.from_pretrained(config.init_from)
-    return embeddings_metrics(embed_split(model, processor, rows, config.evaluation_batch_size))
+    model, processor = load_pretrained(config.init_from)
+    return embeddings_metrics(
+        embed_split(model.to(PartialState().device), processor, rows, config.evaluation_batch_size)
+    )

@@ -9,9 +9,11 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from modeling_pir import PIRConfig, PIRModel, PIRProcessor
 from modeling_pir.convert.state_dict import load_strictly
+from modeling_pir.hub.pretrained import load_pretrained
 from modeling_pir.modeling_pir import load_tower
 from modeling_pir.processing_pir import build_image_processor
 from training.config import TrainConfig
+from training.model.starts import check_processor
 from training.model.tokenizer import build_tokenizer
 
 
@@ -86,7 +88,7 @@ def build_model_and_processor(config: TrainConfig, train_split: Dataset) -> tupl
     """Build or load what the run trains.
 
     Args:
-        config: the run; `init_from` wins over `backbones`, and without both the weights are random.
+        config: the run; without `init_from` and `backbones` the weights are random.
         train_split: rows with `captions`, for a tokenizer that is to be trained.
 
     Returns:
@@ -97,8 +99,9 @@ def build_model_and_processor(config: TrainConfig, train_split: Dataset) -> tupl
             vision tower of other sizes.
     """
     if config.init_from is not None:
-        processor = PIRProcessor.from_pretrained(config.init_from)
-        return PIRModel.from_pretrained(config.init_from, **config.model), processor
+        model, processor = load_pretrained(config.init_from, **config.model)
+        check_processor(config, processor)
+        return model, processor
     tokenizer = build_tokenizer(config, train_split)
     if config.backbones is not None:
         model = PIRModel.from_backbones(**config.backbones, **config.model)

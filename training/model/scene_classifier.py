@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from datasets import Dataset
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 from transformers import BaseImageProcessor, PreTrainedModel
 
@@ -66,6 +66,7 @@ def train_on_scenes(
     scenes: Sequence[str],
     config: TrainConfig,
     accelerator: Accelerator,
+    after_step: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Train a tower on the scenes of items, in place; the weights of the last epoch are kept.
 
@@ -77,13 +78,14 @@ def train_on_scenes(
         scenes: classes.
         config: `instruction_epochs`, `instruction_learning_rate`, `batch_size`, `evaluation_batch_size`, `num_workers`.
         accelerator: device, precision and processes.
+        after_step: called behind each step; what it raises ends the training.
 
     Returns:
         `scene_accuracy` on validation (percent), `scene_loss` of the last epoch, `seconds`, and `confusion`, the
         (scenes, scenes) counts on validation, true scene by row.
 
     Raises:
-        ValueError: fewer than two scenes.
+        ValueError: fewer than two scenes, or fewer images with a scene than a batch has.
         FloatingPointError: the loss is no number.
     """
     if len(scenes) < 2:
@@ -91,13 +93,18 @@ def train_on_scenes(
             f"instruction_epochs is {config.instruction_epochs}, but the training split names {len(scenes)} scenes: "
             "add a scene column, or set instruction_epochs to 0."
         )
+    known = Subset(train_items, [index for index, label in enumerate(train_items.labels) if label >= 0])
+    if len(known) < config.batch_size:
+        raise ValueError(
+            f"batch_size is {config.batch_size}, but only {len(known)} training images have a scene: lower batch_size."
+        )
     start = time.perf_counter()
     classifier = SceneClassifier(tower, tower_width(tower), len(scenes))
     classifier.requires_grad_(True)
     synchronise_batch_norms(classifier.train())
     classifier.to(memory_format=torch.channels_last)  # a fifth faster for convolutions in bfloat16
     loader = DataLoader(
-        train_items, config.batch_size, shuffle=True, drop_last=True, collate_fn=collate, num_workers=config.num_workers
+        known, config.batch_size, shuffle=True, drop_last=True, collate_fn=collate, num_workers=config.num_workers
     )
     optimizer = torch.optim.AdamW(classifier.parameters(), config.instruction_learning_rate, weight_decay=0.05)
     classifier, optimizer, loader = accelerator.prepare(classifier, optimizer, loader)
@@ -114,13 +121,14 @@ def train_on_scenes(
         losses = []
         for batch in loader:
             logits = classifier(batch["pixel_values"])
-            loss = F.cross_entropy(logits, batch["scene_labels"], ignore_index=-1, label_smoothing=LABEL_SMOOTHING)
+            loss = F.cross_entropy(logits, batch["scene_labels"], label_smoothing=LABEL_SMOOTHING)
             accelerator.backward(loss)
             optimizer.step()
             scheduler.step()
             optimizer.zero_grad()
             losses.append(loss.detach())
             progress.update()
+            after_step()
         loss_of_epoch = torch.stack(losses).mean().item()
         if not torch.isfinite(losses[-1]):
             raise FloatingPointError(
@@ -160,6 +168,7 @@ def prepare_instruction(
     config: TrainConfig,
     processor: PIRProcessor,
     accelerator: Accelerator,
+    after_step: Callable[[], None],
 ) -> dict[str, float] | None:
     """Load the prior's weights, or train it on scenes, as the configuration says; returns what was measured."""
     if config.init_instruction is not None:
@@ -172,7 +181,7 @@ def prepare_instruction(
     validation_items = make_items(splits["validation"], scenes, config, processor, captions_per_image=1, augment=False)
     collate = SceneCollator(processor.image_processor)
     tower = model.instruction_model
-    measured = train_on_scenes(tower, items, validation_items, collate, scenes, config, accelerator)
+    measured = train_on_scenes(tower, items, validation_items, collate, scenes, config, accelerator, after_step)
     model.tie_weights()  # frozen again
     model.train(model.training)
     return {name: measured[name] for name in ("scene_accuracy", "scene_loss", "seconds")}

@@ -6,6 +6,7 @@ or the new one. Randomness needs no saving: items are drawn by (seed, epoch, ind
 
 import hashlib
 import json
+import pickle
 import shutil
 import signal
 import threading
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch.optim.lr_scheduler import LRScheduler
 
 from modeling_pir.hub.whole_folder import _partial, disk_full, put_in_place
 
@@ -37,13 +39,16 @@ def seed_step(seed: int, step: int, process_index: int) -> None:
     torch.manual_seed(int.from_bytes(digest[:8], "little", signed=True))
 
 
-def save_checkpoint(accelerator: Accelerator, output_dir: Path, progress: dict[str, Any]) -> None:
+def save_checkpoint(
+    accelerator: Accelerator, output_dir: Path, progress: dict[str, Any], scheduler: LRScheduler
+) -> None:
     """Save everything that a resumed run needs; every process calls it. The checkpoint before it is then removed.
 
     Args:
-        accelerator: knows the model, the optimiser, the schedule and the gradient scaler.
+        accelerator: knows the model, the optimiser and the gradient scaler.
         output_dir: the run folder.
         progress: `epoch`, `step`, `step_in_epoch`, `best`, `prior`.
+        scheduler: of the learning rate; its state is numbers, which go into progress.json.
 
     Raises:
         OSError: the disk is full; the checkpoint before it is intact.
@@ -64,7 +69,8 @@ def save_checkpoint(accelerator: Accelerator, output_dir: Path, progress: dict[s
         accelerator.save_state(str(partial))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            (partial / "progress.json").write_text(json.dumps(progress))
+            saved = progress | {"schedule": scheduler.state_dict()}
+            (partial / "progress.json").write_text(json.dumps(saved))
             put_in_place(folder)
     except Exception as error:
         shutil.rmtree(partial, ignore_errors=True)
@@ -80,21 +86,41 @@ def checkpoints(output_dir: Path) -> list[Path]:
     return sorted((output_dir / CHECKPOINTS).glob("step_*"))
 
 
-def load_checkpoint(accelerator: Accelerator, output_dir: Path) -> dict[str, Any] | None:
-    """Load the newest whole checkpoint into what the accelerator has prepared.
+def load_checkpoint(accelerator: Accelerator, output_dir: Path, scheduler: LRScheduler) -> dict[str, Any] | None:
+    """Load the newest whole checkpoint into what the accelerator has prepared; no code in it is run.
+
+    accelerate loads its own files as tensors alone (`weights_only`), but would run what a custom object's pickle says:
+    there is none of ours, so that one which lies there is refused.
 
     Args:
         accelerator: of the run, after `prepare`.
         output_dir: the run folder.
+        scheduler: of the learning rate.
 
     Returns:
         The progress it was saved with; None where the run had saved none.
+
+    Raises:
+        ValueError: the checkpoint holds a pickle that is not ours, or is damaged.
     """
     whole = checkpoints(output_dir)
     if not whole:
         return None
-    accelerator.load_state(str(whole[-1]))
-    return json.loads((whole[-1] / "progress.json").read_text())
+    folder = whole[-1]
+    again = f"remove {str(output_dir)!r} and start the run anew"
+    if foreign := sorted(file.name for file in folder.glob("custom_checkpoint_*")):
+        raise ValueError(
+            f"The checkpoint {folder} holds {foreign[0]}, a pickle that would run code and that this version does not "
+            f"write: {again}."
+        )
+    try:
+        accelerator.load_state(str(folder))
+        progress = json.loads((folder / "progress.json").read_text())
+    except (pickle.UnpicklingError, EOFError, json.JSONDecodeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"The checkpoint {folder} is damaged or not ours ({reason}): {again}.") from error
+    scheduler.load_state_dict(progress.pop("schedule"))
+    return progress
 
 
 def stop_at_sigterm() -> threading.Event:
@@ -103,6 +129,16 @@ def stop_at_sigterm() -> threading.Event:
     if threading.current_thread() is threading.main_thread():  # Python lets no other thread set a handler
         signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
     return stop
+
+
+def stop_if_told(accelerator: Accelerator, stop: threading.Event) -> None:
+    """End a part of a run that has nothing to save yet.
+
+    Raises:
+        Preempted: a process was told to stop.
+    """
+    if is_told_to_stop(accelerator, stop):
+        raise Preempted("Stopped by SIGTERM while the prior was trained; --resume begins that anew.")
 
 
 def is_told_to_stop(accelerator: Accelerator, stop: threading.Event) -> bool:

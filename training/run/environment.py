@@ -47,12 +47,16 @@ def environment(accelerator: Accelerator, splits: dict[str, Dataset | Stream]) -
         "packages": {name: package_version(name) for name in PACKAGES},
         "device": _device_name(accelerator.device),
         "processes": accelerator.num_processes,
-        "precision": {"no": "float32", "bf16": "bfloat16 autocast", "fp16": "float16 autocast"}.get(
-            accelerator.mixed_precision, accelerator.mixed_precision
-        ),
+        "precision": precision_of(accelerator),
         "torch_threads": torch.get_num_threads(),
         "splits": {name: split_facts(rows) for name, rows in splits.items()},
     }
+
+
+def precision_of(accelerator: Accelerator) -> str:
+    """What a run computes in, in words."""
+    words = {"no": "float32", "bf16": "bfloat16 autocast", "fp16": "float16 autocast"}
+    return words.get(accelerator.mixed_precision, accelerator.mixed_precision)
 
 
 def git_state(folder: Path) -> dict[str, str | bool | None]:

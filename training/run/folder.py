@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +11,35 @@ from accelerate import Accelerator
 from datasets import Dataset
 
 from modeling_pir import PIRModel, PIRProcessor
-from modeling_pir.hub.pretrained import check_model_folder, weights_hash
-from modeling_pir.hub.whole_folder import disk_full, recover_folder, write_folder
-from training.config import TrainConfig, load_config, save_config
+from modeling_pir.hub.pretrained import check_model_folder, weights_hash, write_checksums
+from modeling_pir.hub.whole_folder import (
+    disk_full,
+    fill_folder,
+    put_in_place,
+    recover_folder,
+    waiting_folder,
+    write_whole,
+)
+from training.config import TrainConfig, config_text, load_config
 from training.data.loader import split_facts
 from training.data.stream import Stream
 from training.model.adapters import without_adapters
 from training.model.provenance import describe_starts
-from training.run.environment import environment
+from training.run.environment import environment, precision_of
 
-FREE_TO_CHANGE = {"output_dir", "log_with", "log_every", "num_workers", "cache_images", "checkpoint_every"}
+FREE_TO_CHANGE = {
+    "output_dir", "log_with", "log_every", "num_workers", "cache_images", "checkpoint_every", "chunk_size",
+}  # fmt: skip
 
 
-def check_resumable(config: TrainConfig, fingerprints: dict[str, str], num_processes: int) -> None:
+def check_resumable(config: TrainConfig, fingerprints: dict[str, str], num_processes: int, precision: str) -> None:
     """Refuse to go on with what would silently be another run.
 
     Args:
         config: of the resumed run.
         fingerprints: of its data, by split.
         num_processes: it runs on.
+        precision: it computes in, as environment.json calls it.
 
     Raises:
         ValueError: there is no run to resume, or its settings or data were others; all differences are listed.
@@ -50,6 +61,8 @@ def check_resumable(config: TrainConfig, fingerprints: dict[str, str], num_proce
     ]
     if then["processes"] != num_processes:
         differences.append(f"it ran on {then['processes']} processes and is resumed on {num_processes}")
+    if then["precision"] != precision:
+        differences.append(f"it computed in {then['precision']} and is resumed in {precision} (--mixed_precision)")
     if differences:
         raise ValueError(
             f"The run in {config.output_dir!r} cannot be resumed as another one: {'; '.join(differences)}. Undo the "
@@ -119,8 +132,8 @@ def load_run(folder: str | Path) -> Run:
     return run
 
 
-def save(folder: Path, model: PIRModel, processor: PIRProcessor, save_dtype: str) -> None:
-    """Write a `from_pretrained` folder, whole or not at all.
+def save_beside(folder: Path, model: PIRModel, processor: PIRProcessor, save_dtype: str) -> Path:
+    """Write a `from_pretrained` folder that waits beside its place, see [`fill_folder`].
 
     Matrices are stored in `save_dtype`; vectors and statistics of norms, which weigh nothing, in float32. config.json
     still says float32, in which `from_pretrained` then computes.
@@ -133,8 +146,46 @@ def save(folder: Path, model: PIRModel, processor: PIRProcessor, save_dtype: str
         state = {name: value.to(dtype) if name in matrices else value for name, value in plain.state_dict().items()}
         plain.save_pretrained(partial, state_dict=state)
         processor.save_pretrained(partial)
+        write_checksums(partial)
 
-    write_folder(folder, write)
+    return fill_folder(folder, write)
+
+
+def save(folder: Path, model: PIRModel, processor: PIRProcessor, save_dtype: str) -> None:
+    """Write a `from_pretrained` folder, whole or not at all; see [`save_beside`]."""
+    save_beside(folder, model, processor, save_dtype)
+    put_in_place(folder)
+
+
+def settle_best(output_dir: Path, best: dict[str, Any] | None) -> None:
+    """Put a better model in place once the run's state names it, so that best/ and its record never contradict.
+
+    Call it behind each saving and loading of the state. A model that waits beside best/ and that the state does not
+    name is of an epoch that will be done again.
+
+    Args:
+        output_dir: the run folder.
+        best: of the state; its `weights_sha256` are those of the weights that best/ has to hold.
+
+    Raises:
+        ValueError: best/ holds other weights.
+    """
+    folder = output_dir / "best"
+    waiting = waiting_folder(folder)
+    if waiting is not None:
+        if best is not None and _hash_or_none(waiting) == best["weights_sha256"]:
+            put_in_place(folder)
+        else:
+            shutil.rmtree(waiting)
+    if best is not None and _hash_or_none(folder) != best["weights_sha256"]:
+        raise ValueError(
+            f"{folder} does not hold the weights of epoch {best['epoch']} that the run's state names: put them back, "
+            f"or remove {str(output_dir)!r} and start the run anew."
+        )
+
+
+def _hash_or_none(folder: Path) -> str | None:
+    return weights_hash(folder) if any(folder.glob("*.safetensors")) else None
 
 
 def open_run(config: TrainConfig, splits: dict[str, Dataset | Stream], accelerator: Accelerator, resume: bool) -> None:
@@ -146,7 +197,7 @@ def open_run(config: TrainConfig, splits: dict[str, Dataset | Stream], accelerat
     output_dir = Path(config.output_dir)
     if resume:
         fingerprints = {name: split_facts(rows)["fingerprint"] for name, rows in splits.items()}
-        check_resumable(config, fingerprints, accelerator.num_processes)
+        check_resumable(config, fingerprints, accelerator.num_processes, precision_of(accelerator))
     elif (output_dir / "config.yaml").exists():
         raise ValueError(
             f"{config.output_dir!r} holds a run already: go on with it (--resume), choose another --output-dir, or "
@@ -161,8 +212,8 @@ def open_run(config: TrainConfig, splits: dict[str, Dataset | Stream], accelerat
         return
     output_dir.mkdir(parents=True, exist_ok=True)
     facts = environment(accelerator, splits) | {"starts": describe_starts(config)}
-    (output_dir / "environment.json").write_text(json.dumps(facts, indent=2))
-    save_config(config, output_dir / "config.yaml")
+    write_whole(output_dir / "environment.json", json.dumps(facts, indent=2))
+    write_whole(output_dir / "config.yaml", config_text(config))  # last: with it, there is a run to resume
 
 
 def keep_records(accelerator: Accelerator, output_dir: Path, count: int) -> None:

@@ -1,0 +1,73 @@
+"""Settings of a run that contradict each other: refused before any work, because one of them would be ignored."""
+
+from modeling_pir import PIRConfig, PIRProcessor
+from training.config import TrainConfig
+
+
+def check_starts(config: TrainConfig) -> None:
+    """Refuse fields that another field makes void.
+
+    Args:
+        config: of the run.
+
+    Raises:
+        ValueError: with both fields and which of them to leave out.
+    """
+    defaults = TrainConfig()
+    taken = {
+        "backbones": "towers",
+        "init_vision": "vision tower",
+        "init_instruction": "prior",
+        "tokenizer": "tokenizer",
+    }
+    for name, part in taken.items() if config.init_from is not None else ():
+        if getattr(config, name) != getattr(defaults, name):
+            raise ValueError(
+                f"{name} is {getattr(config, name)!r}, but init_from brings its own {part}: leave {name} or init_from "
+                "out."
+            )
+    if config.backbones is not None and config.init_vision is not None:
+        raise ValueError(
+            f"init_vision is {config.init_vision!r}, but backbones names a vision tower: name it there, "
+            f"backbones: {{vision: {config.init_vision}}}."
+        )
+    if config.init_instruction is not None and "instruction" in (config.backbones or {}):
+        raise ValueError(
+            f"init_instruction is {config.init_instruction!r}, but backbones names an instruction tower: leave one out."
+        )
+    if config.init_from is None and not _has_prior(config):
+        for name in ("init_instruction", "instruction_epochs"):
+            if getattr(config, name) != getattr(defaults, name):
+                raise ValueError(
+                    f"{name} is {getattr(config, name)!r}, but the model has no instruction tower "
+                    f"(num_instruction_layers=0 or use_instruction=false): leave {name} out."
+                )
+
+
+def _has_prior(config: TrainConfig) -> bool:
+    layers = config.model.get("num_instruction_layers", PIRConfig.num_instruction_layers)
+    return bool(layers and config.model.get("use_instruction", PIRConfig.use_instruction))
+
+
+def check_processor(config: TrainConfig, processor: PIRProcessor) -> None:
+    """Refuse settings of images and captions that the processor of `init_from` would overrule.
+
+    Args:
+        config: of the run.
+        processor: that `init_from` brought.
+
+    Raises:
+        ValueError: with the field and what the processor does.
+    """
+    side = processor.image_processor.size["height"]
+    if config.image_size not in (0, side):
+        raise ValueError(
+            f"image_size is {config.image_size}, but the processor of {config.init_from!r} makes images of {side} "
+            "pixels: leave image_size out."
+        )
+    if config.caption_cleaning != processor.caption_cleaning:
+        does = "cleans" if processor.caption_cleaning else "does not clean"
+        raise ValueError(
+            f"caption_cleaning is {config.caption_cleaning}, but the processor of {config.init_from!r} {does} "
+            f"captions: set caption_cleaning to {str(processor.caption_cleaning).lower()}."
+        )
