@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..geo.raster import RASTER_SUFFIXES
@@ -16,6 +17,7 @@ from .text import index_text
 
 if TYPE_CHECKING:
     from ..index.embed_files import EmbeddedFile
+    from ..index.exchange.stac_source import StacImages
     from ..index.pir_index import AddReport, PIRIndex
 
 
@@ -28,7 +30,9 @@ def add_index(subparsers: Subparsers) -> None:
         "add a folder of images and scenes to an index, or what has changed in it",
         "pir index /data/archive --index archive.lance --model org/pir-rsicd",
     )
-    parser.add_argument("sources", nargs="*", metavar="SOURCE", help="folder or file; a second run adds what is new")
+    parser.add_argument(
+        "sources", nargs="*", metavar="SOURCE", help="folder, file or STAC catalogue; a second run adds what is new"
+    )
     parser.add_argument("--index", required=True, help="folder, file or address (s3://...) of the index")
     add_model(parser, required=False)
     add_chips(parser, overlap=0.25)
@@ -38,7 +42,9 @@ def add_index(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--delete-missing", action="store_true", help="also delete what is gone from the folder")
     parser.add_argument("--delete", metavar="SQL", help="delete rows, such as \"scene = 'airport'\"")
-    parser.add_argument("--export", metavar="FILE", help="write all rows to a .geojson or .parquet file")
+    parser.add_argument(
+        "--export", metavar="FILE", help="write all rows as .geojson, .parquet or FOLDER/collection.json"
+    )
     parser.add_argument(
         "--check", nargs="?", type=int, const=100, metavar="QUERIES", help="recall against exact search (100 queries)"
     )
@@ -52,11 +58,12 @@ def _index(args: argparse.Namespace) -> int:
         raise ValueError("A SOURCE and --from cannot be brought in at once: run pir index twice.")
     if args.delete_missing and not (len(args.sources) == 1 and os.path.isdir(args.sources[0])):
         raise ValueError("--delete-missing needs exactly one SOURCE, the folder whose state the index is to take.")
+    catalogue = take_in_catalogues(args)
     index = index_of_vectors(args) if args.vectors else open_or_create(args)
     result: dict = {"index": index.path, "engine": index.store.kind}
     if args.sources:
         with index.writing():
-            result |= asdict(add_sources(index, args))
+            result |= asdict(add_sources(index, args, catalogue))
     if args.vectors:
         result |= asdict(import_vectors(index, open_vectors(args.vectors)))
     if args.delete is not None:
@@ -94,6 +101,30 @@ def open_or_create(args: argparse.Namespace) -> "PIRIndex":
         return PIRIndex.open(args.index, encoder)
 
 
+def take_in_catalogues(args: argparse.Namespace) -> "StacImages":
+    """Put the images of STAC catalogues in the place of the catalogues among the sources.
+
+    Raises:
+        ValueError: a catalogue that cannot be read, or that names no image.
+    """
+    from ..index.exchange.stac_source import StacImages, is_stac, stac_images
+
+    found, sources = StacImages(), []
+    for source in args.sources:
+        if not is_stac(source) or os.path.isdir(source):
+            sources.append(source)
+            continue
+        images = stac_images(source, Path(f"{args.index}.assets"))
+        if not images.labels:
+            why = f" ({images.errors[0][1]})" if images.errors else ""
+            raise ValueError(f"{source} names no image that can be read{why}: name a STAC catalogue with images.")
+        sources += images.labels
+        found.labels |= images.labels
+        found.errors += images.errors
+    args.sources = sources
+    return found
+
+
 def index_of_vectors(args: argparse.Namespace) -> "PIRIndex":
     """The index that is named; made if it is not there, for the model that the file of vectors names."""
     from ..index.pir_index import PIRIndex
@@ -107,9 +138,11 @@ def index_of_vectors(args: argparse.Namespace) -> "PIRIndex":
     return PIRIndex.create(args.index, load_model(args))
 
 
-def add_sources(index: "PIRIndex", args: argparse.Namespace) -> "AddReport":
+def add_sources(index: "PIRIndex", args: argparse.Namespace, catalogue: "StacImages") -> "AddReport":
     """Add what is new; the model is loaded only if there is something to embed, or if another one is named."""
     scan = index.scan(*args.sources)
+    scan.labels = catalogue.labels | scan.labels
+    scan.unreadable += catalogue.errors
     files = scan.new + scan.changed
     named = args.model and (os.path.abspath(args.model) if os.path.isdir(args.model) else args.model)
     is_other = named not in (None, index.metadata["model_id"]) or args.revision not in (

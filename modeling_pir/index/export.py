@@ -12,6 +12,7 @@ import numpy as np
 
 from .exchange.geojson import feature, feature_collection, write_geojson
 from .exchange.geoparquet import write_geoparquet
+from .exchange.stac_export import write_stac
 from .stores.columns import COLUMNS, Row
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ Parts = Iterable[tuple[list[Row], np.ndarray]]  # rows and their vectors (rows, 
 
 
 def export_rows(path: str | Path, parts: Parts, metadata: Mapping) -> int:
-    """Write rows to a file whose suffix names the format: `.geojson` (no vectors) or `.parquet`.
+    """Write rows to a file whose name says the format: `.geojson` (no vectors), `.parquet`, or `collection.json`.
 
     Args:
         path: of the file.
@@ -39,6 +40,8 @@ def export_rows(path: str | Path, parts: Parts, metadata: Mapping) -> int:
         ImportError: pyarrow is missing.
     """
     path = Path(path)
+    if path.name == "collection.json":
+        return write_stac(path, parts, metadata)
     if path.suffix == ".geojson":
         count = 0
 
@@ -52,7 +55,9 @@ def export_rows(path: str | Path, parts: Parts, metadata: Mapping) -> int:
         return count
     if path.suffix in (".parquet", ".geoparquet"):
         return write_geoparquet(path, parts, metadata)
-    raise ValueError(f"{path} has the suffix {path.suffix!r}: name a .geojson or a .parquet file.")
+    raise ValueError(
+        f"{path} has the suffix {path.suffix!r}: name a .geojson or a .parquet file, or FOLDER/collection.json."
+    )
 
 
 def hit_columns(hits: Sequence[Hit]) -> list[dict]:
