@@ -81,9 +81,7 @@ def write_stac(path: Path, parts: Parts, metadata: Mapping) -> int:
     count = write_geoparquet(folder / VECTORS, noted(), metadata)
     items = [_item(pystac, name, file, folder) for name, file in sorted(files.items())]
     collection = _collection(pystac, items, metadata, sizes, folder)
-    collection.add_asset(
-        "embeddings", pystac.Asset(f"./{VECTORS}", "Vectors", media_type=PARQUET, roles=["data"])
-    )
+    collection.add_asset("embeddings", pystac.Asset(f"./{VECTORS}", "Vectors", media_type=PARQUET, roles=["data"]))
     collection.add_items(items)
     collection.normalize_hrefs(str(folder))
     collection.make_all_asset_hrefs_relative()
