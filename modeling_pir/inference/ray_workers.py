@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
@@ -89,5 +90,19 @@ def run_on_ray(
         for row in dataset.iter_rows():
             yield pickle.loads(row["result"])
     except ray.exceptions.RayError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise RuntimeError(f"Ray has given up ({reason}): what was written is kept, run the command again.") from error
+        raise RuntimeError(
+            f"Ray has given up ({failure_reason(str(error))}): what was written is kept, run the command again."
+        ) from error
+
+
+def failure_reason(report: str) -> str:
+    """What the work itself raised, of Ray's report on a failed task.
+
+    Args:
+        report: tracebacks, the first one that of the work and the following ones Ray's own, which tell nothing.
+
+    Returns:
+        The first exception with its message; the last line where there is none.
+    """
+    raised = re.search(r"^(?:[\w.]+\.)?(\w*(?:Error|Exception)): (.+)$", report, flags=re.MULTILINE)
+    return f"{raised[1]}: {raised[2].strip()}" if raised else report.strip().splitlines()[-1]
