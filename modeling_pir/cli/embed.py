@@ -1,16 +1,26 @@
-"""`pir embed`: a data set of Parquet files to embeddings, one output for each."""
+"""`pir embed`: a data set of Parquet files to embeddings, one output for each; or a folder of images to one file."""
 
 import argparse
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from .options import Subparsers, add_cluster, add_command, add_model, load_model
 from .text import listed
 
 if TYPE_CHECKING:
+    from ..index.embed_files import EmbeddedFile
+    from ..index.stores.columns import Row
     from ..inference.parquet_shards import ShardReport
+
+
+IMAGES_FILE = "images.parquet"  # what a folder of images becomes
+GROUP_ROWS = 10_000  # that are written at once
 
 
 def add_embed(subparsers: Subparsers) -> None:
@@ -18,15 +28,75 @@ def add_embed(subparsers: Subparsers) -> None:
     parser = add_command(
         subparsers,
         "embed",
-        _embed_shards,
-        "embed the images of a data set of Parquet files, one output for each; what is there is skipped",
+        _embed,
+        "embed the images of Parquet files, one output for each, or of a folder; what is there is skipped",
         "pir embed /data/parquet --output embeddings --model org/pir-rsicd --engine ray",
     )
-    parser.add_argument("source", help="Parquet file, folder or pattern, local or an address; or a data set's id")
+    parser.add_argument("source", help="Parquet file, folder or pattern, local or an address; a data set's id; images")
     parser.add_argument("--output", required=True, help="folder or address to write to")
     parser.add_argument("--column", default="image", help="that holds the images (default: %(default)s)")
     add_model(parser)
     add_cluster(parser)
+
+
+def _embed(args: argparse.Namespace) -> int:
+    """Embed images, or a data set."""
+    is_images = os.path.isdir(args.source) and next(Path(args.source).rglob("*.parquet"), None) is None
+    return _embed_images(args) if is_images else _embed_shards(args)
+
+
+def _embed_images(args: argparse.Namespace) -> int:
+    """Embed a folder of images and scenes into one GeoParquet file, which `pir index --from` reads."""
+    from ..index.embed_files import embed_files
+    from ..index.exchange.geoparquet import write_geoparquet
+    from ..index.exchange.vectors import open_vectors
+    from ..index.scan import list_files, scan_files
+
+    if args.engine != "local":
+        raise ValueError("A folder of images is embedded here: leave --engine out, or use pir index --engine ray.")
+    output = Path(args.output) / IMAGES_FILE
+    if output.exists():
+        made_by = open_vectors(output).description
+        print(json.dumps({"output": str(output), "rows": 0, "errors": []}) if args.json else
+              f"{output} is there already, made by {made_by['model_id']}: remove it to embed again")  # fmt: skip
+        return 0
+    scan = scan_files(list_files(args.source), {}, exclude=os.path.abspath(args.output))
+    if not scan.new:
+        raise ValueError(f"{args.source} holds neither images nor Parquet files: name a folder that does.")
+    encoder = load_model(args)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial, errors = output.with_suffix(".partial"), list(scan.unreadable)
+    files = embed_files(encoder, scan.new, labels=scan.labels, batch_size=args.batch_size, progress=not args.json)
+    try:
+        count = write_geoparquet(partial, _row_groups(files, errors), encoder.describe())
+        partial.rename(output)
+    finally:
+        partial.unlink(missing_ok=True)
+    if args.json:
+        print(json.dumps({"output": str(output), "rows": count, "errors": errors}))
+    else:
+        bad = [f"{len(errors)} files could not be read:", *listed([text for _, text in errors])] if errors else []
+        print("\n".join([f"{output}: {count:,} rows", *bad]))
+    return 1 if errors else 0
+
+
+def _row_groups(
+    files: Iterable["EmbeddedFile"], errors: list[tuple[str, str]]
+) -> Iterator[tuple[list["Row"], np.ndarray]]:
+    """Rows and vectors of embedded files, thousands at once; files that could not be read are noted as errors."""
+    rows: list[Row] = []
+    vectors: list[np.ndarray] = []
+    for file in files:
+        if file.error is not None:
+            errors.append((file.path, file.error))
+            continue
+        rows += file.rows
+        vectors.append(file.embeddings)
+        if len(rows) >= GROUP_ROWS:
+            yield rows, np.concatenate(vectors)
+            rows, vectors = [], []
+    if rows:
+        yield rows, np.concatenate(vectors)
 
 
 def _embed_shards(args: argparse.Namespace) -> int:

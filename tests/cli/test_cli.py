@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,40 @@ def test_vectors_of_another_index_become_one_without_embedding(run, indexed, arc
         json.loads(run("search", "a", "--index", path, "--json")[1])["hits"] for path in (indexed, tmp_path / "other")
     ]
     assert [hit["id"] for hit in found[0]] == [hit["id"] for hit in found[1]]
+
+
+def test_folder_of_images_is_embedded_into_a_file_that_becomes_an_index(run, archive, model_folder, tmp_path):
+    (archive / "metadata.jsonl").write_text('{"file_name": "0.png", "scene": "airport"}\n')
+    command = ("embed", archive, "--output", tmp_path / "out", "--model", model_folder)
+    code, out, _ = run(*command)
+    assert code == 1 and "images.parquet: 4 rows" in out and "broken.jpg is no image that can be read" in out
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["images.parquet"]
+    assert "is there already" in run(*command)[1]
+    assert run("index", "--from", tmp_path / "out" / "images.parquet", "--index", tmp_path / "other")[0] == 0
+    hits = json.loads(run("search", "a", "--index", tmp_path / "other", "--scene", "airport", "--json")[1])["hits"]
+    assert [hit["path"] for hit in hits] == [str(archive / "0.png")]
+
+
+def test_folder_without_images_and_parquet_is_refused(run, tmp_path, model_folder):
+    (tmp_path / "empty").mkdir()
+    code, _, errors = run("embed", tmp_path / "empty", "--output", tmp_path / "out", "--model", model_folder)
+    assert code == 2 and "holds neither images nor Parquet files" in errors
+
+
+def test_catalogue_is_a_source_and_a_collection_an_export(run, archive, model_folder, tmp_path):
+    pystac = pytest.importorskip("pystac")
+    item = pystac.Item("one", None, None, datetime(2019, 9, 4), {})
+    item.add_asset("image", pystac.Asset(str(archive / "0.png"), media_type="image/png"))
+    bad = pystac.Item("bad", None, None, datetime(2019, 9, 4), {})
+    catalogue = pystac.Catalog("archive", "an archive")
+    catalogue.add_items([item, bad])
+    catalogue.normalize_and_save(str(tmp_path / "stac"), pystac.CatalogType.SELF_CONTAINED)
+    options = ("--index", tmp_path / "index", "--model", model_folder, "--export", tmp_path / "out" / "collection.json")
+    code, out, _ = run("index", tmp_path / "stac" / "catalog.json", *options)
+    assert code == 1 and "1 rows (lance index), 1 added" in out
+    assert "The STAC Item bad has no asset that is an image" in out
+    (found,) = pystac.Collection.from_file(str(tmp_path / "out" / "collection.json")).get_items()
+    assert found.datetime.year == 2019 and found.assets["image"].get_absolute_href() == str(archive / "0.png")
 
 
 def test_search_prints_the_ranking_of_the_index(run, indexed, tiny_model, tiny_processor):
