@@ -14,9 +14,10 @@ from tests.support.paths import ROOT
 MAY_IMPORT = {
     "modeling_pir/cli": "names serve index exchange questions stores geo convert inference hub model errors",
     "modeling_pir/serve": "names index questions stores geo inference hub model errors",
-    "modeling_pir/index": "exchange questions stores geo inference hub model errors",
+    "modeling_pir/index": "exchange questions archive stores geo inference hub model errors",
     "modeling_pir/index/exchange": "stores geo errors",
     "modeling_pir/index/questions": "stores inference errors",
+    "modeling_pir/index/archive": "stores",
     "modeling_pir/index/stores": "errors",
     "modeling_pir/geo": "inference hub model errors",
     "modeling_pir/inference": "hub model errors",

@@ -5,14 +5,14 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..geo.raster import RASTER_SUFFIXES
 from ..index.exchange.vectors import open_vectors
 from ..index.import_vectors import import_vectors
-from .options import Subparsers, add_chips, add_cluster, add_command, add_model, load_model
+from .options import Subparsers, add_chips, add_cluster, add_command, add_model, given_chips, load_model
 from .text import index_text
 
 if TYPE_CHECKING:
@@ -41,6 +41,12 @@ def add_index(subparsers: Subparsers) -> None:
         "--from", dest="vectors", metavar="PARQUET", help="rows and vectors that --export or pir embed has written"
     )
     parser.add_argument("--delete-missing", action="store_true", help="also delete what is gone from the folder")
+    parser.add_argument(
+        "--force", action="store_true", help="also delete what was in folders that are empty or cannot be read"
+    )
+    parser.add_argument(
+        "--root", metavar="FOLDER", help="that paths are relative to (default: the first SOURCE, or where it has moved)"
+    )
     parser.add_argument("--delete", metavar="SQL", help="delete rows, such as \"scene = 'airport'\"")
     parser.add_argument(
         "--export", metavar="FILE", help="write all rows as .geojson, .parquet or FOLDER/collection.json"
@@ -140,7 +146,8 @@ def index_of_vectors(args: argparse.Namespace) -> "PIRIndex":
 
 def add_sources(index: "PIRIndex", args: argparse.Namespace, catalogue: "StacImages") -> "AddReport":
     """Add what is new; the model is loaded only if there is something to embed, or if another one is named."""
-    scan = index.scan(*args.sources)
+    index.settle(args.sources, args.root)
+    scan = index.scan(*args.sources, recut=given_chips(args))
     scan.labels = catalogue.labels | scan.labels
     scan.unreadable += catalogue.errors
     files = scan.new + scan.changed
@@ -152,7 +159,7 @@ def add_sources(index: "PIRIndex", args: argparse.Namespace, catalogue: "StacIma
     if index.encoder is None and (files or is_other):
         index.attach(load_model(args, index))
     embedded = _embed(index, files, scan.labels, args) if files else ()
-    return index.write(embedded, scan, args.delete_missing)
+    return index.write(embedded, scan, args.delete_missing, args.force)
 
 
 def export_text_side(index: "PIRIndex") -> str | None:
@@ -178,18 +185,12 @@ def export_text_side(index: "PIRIndex") -> str | None:
 
 def _embed(index: "PIRIndex", files: list[str], labels: dict, args: argparse.Namespace) -> Iterator["EmbeddedFile"]:
     """Embed files here or on Ray."""
-    from ..index.embed_files import ChipOptions, embed_files
+    from ..index.embed_files import embed_files
 
-    chips = ChipOptions(
-        args.chip_size,
-        args.ground_resolution,
-        args.overlap,
-        args.bands and tuple(args.bands),
-        args.max_nodata,
-        args.allow_references,
-    ).resolved(index.encoder)
+    asked = index.cut_options(given_chips(args))
+    chips = replace(asked, allow_references=args.allow_references).resolved(index.encoder)
     if (
-        args.ground_resolution is None
+        asked.ground_resolution is None
         and chips.ground_resolution
         and any(path.lower().endswith(RASTER_SUFFIXES) for path in files)
     ):

@@ -24,6 +24,7 @@ def add_localize(subparsers: Subparsers) -> None:
     parser.add_argument("--places", type=int, default=5, help="best places that are listed (default: %(default)s)")
     add_model(parser)
     add_chips(parser, overlap=0.5)
+    parser.set_defaults(chip_size=224, overlap=0.5, max_nodata=0.5)
 
 
 def _localize(args: argparse.Namespace) -> int:

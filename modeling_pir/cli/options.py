@@ -52,27 +52,29 @@ def add_model(parser: argparse.ArgumentParser, required: bool = True) -> None:
 
 
 def add_chips(parser: argparse.ArgumentParser, overlap: float) -> None:
-    """Options of how scenes are cut."""
-    parser.add_argument("--chip-size", type=int, default=224, help="pixels of a chip's side (default: %(default)s)")
+    """Options of how scenes are cut; those that are not given are None."""
+    parser.add_argument("--chip-size", type=at_least_one, help="pixels of a chip's side (default: 224)")
     parser.add_argument(
         "--ground-resolution",
         type=float,
         help="metres per pixel of a chip (default: the model's own; 0.01 keeps the file's, however fine)",
     )
-    parser.add_argument(
-        "--overlap", type=float, default=overlap, help="share of a side that chips share (default: %(default)s)"
-    )
+    parser.add_argument("--overlap", type=float, help=f"share of a side that chips share (default: {overlap})")
     parser.add_argument(
         "--bands", type=int, nargs=3, metavar=("RED", "GREEN", "BLUE"), help="band numbers from 1 (default: found out)"
     )
-    parser.add_argument(
-        "--max-nodata", type=float, default=0.5, help="share of nodata from which a chip is left out (default: 0.5)"
-    )
+    parser.add_argument("--max-nodata", type=float, help="share of nodata from which a chip is left out (default: 0.5)")
     parser.add_argument(
         "--allow-references",
         action="store_true",
         help="also open what leads to other files or the network (VRT, s3://...): only of archives that you trust",
     )
+
+
+def given_chips(args: argparse.Namespace) -> dict[str, object]:
+    """The options of how scenes are cut that were given, as JSON has them."""
+    names = ("chip_size", "ground_resolution", "overlap", "bands", "max_nodata")
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
 def add_cluster(parser: argparse.ArgumentParser) -> None:

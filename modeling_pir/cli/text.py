@@ -31,6 +31,9 @@ def index_text(result: dict) -> str:
     lines = [f"{printable(result['index'])}: {result['rows']:,} rows ({result['engine']} index)"]
     if "added" in result:
         lines[0] += f", {result['added']:,} added, {result['unchanged']:,} files unchanged"
+    for name in ("moved", "relabelled"):
+        if result.get(name):
+            lines[0] += f", {result[name]:,} files {name}"
     if result.get("deleted"):
         lines[0] += f", {result['deleted']:,} deleted"
     if "exported" in result:

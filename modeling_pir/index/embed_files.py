@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,8 +16,8 @@ from tqdm.auto import tqdm
 from ..geo.chips import Chip, iter_chips
 from ..geo.raster import is_georaster
 from ..inference.images import open_image
+from .archive.places import file_hash
 from .rows import make_row
-from .scan import file_hash
 from .stores.columns import Row
 
 if TYPE_CHECKING:
@@ -42,6 +43,12 @@ class ChipOptions:
     def resolved(self, encoder: Encoder) -> ChipOptions:
         """The same options with the model's ground resolution where none is given."""
         return self if self.ground_resolution else replace(self, ground_resolution=encoder.ground_resolution)
+
+    def given(self) -> dict[str, object]:
+        """What is asked for, as JSON has it: without what the file or the model decides."""
+        options = {name: value for name, value in asdict(self).items() if value is not None}
+        options.pop("allow_references")  # which changes no chip
+        return options | ({"bands": list(self.bands)} if self.bands else {})
 
 
 DEFAULT_CHIPS = ChipOptions()
@@ -70,7 +77,7 @@ def read_file(path: str, chips: ChipOptions, labels: Mapping[str, str]) -> Itera
     Args:
         path: absolute.
         chips: how scenes are cut.
-        labels: scene, date and sensor; they take precedence over what the file says.
+        labels: columns; they take precedence over what the file says.
 
     Yields:
         8-bit RGB images, each with its row.
@@ -83,6 +90,7 @@ def read_file(path: str, chips: ChipOptions, labels: Mapping[str, str]) -> Itera
     status = os.stat(path)
     state = {"size": status.st_size, "time": status.st_mtime, "hash": file_hash(path)}
     if is_georaster(path):
+        state["chips"] = json.dumps(chips.given())
         for chip in iter_chips(path, **asdict(chips)):
             yield chip.image, _chip_row(path, chip) | state | labels
     else:

@@ -1,8 +1,7 @@
 """Scene, dates and box as a condition in SQL."""
 
-from datetime import date
-
 from ..geo.footprint import Bounds
+from .archive.dates import iso_date
 
 
 def filter_clause(scene: str = "", date_from: str = "", date_to: str = "", box: str = "") -> str | None:
@@ -10,7 +9,7 @@ def filter_clause(scene: str = "", date_from: str = "", date_to: str = "", box: 
 
     Args:
         scene: a scene label; empty for any, as all fields.
-        date_from: "YYYY-MM-DD", or less of it such as "2019"; images without a date are left out.
+        date_from: "YYYY-MM-DD", less of it or another spelling of [`iso_date`]; images without a date are left out.
         date_to: likewise, itself included.
         box: "west, south, east, north" in degrees; west may be larger than east, across the antimeridian. Images
             that the box touches are kept, those without a place are left out.
@@ -26,22 +25,12 @@ def filter_clause(scene: str = "", date_from: str = "", date_to: str = "", box: 
         quoted = scene.strip().replace("'", "''")
         clauses.append(f"scene = '{quoted}'")
     if date_from.strip():
-        clauses.append(f"date >= '{_check_date(date_from)}'")
+        clauses.append(f"date >= '{iso_date(date_from)}'")
     if date_to.strip():
-        clauses.append(f"date <= '{_check_date(date_to)}~'")  # ~ sorts behind digits: "2019~" takes in all of 2019
+        clauses.append(f"date <= '{iso_date(date_to)}~'")  # ~ sorts behind digits: "2019~" takes in all of 2019
     if box.strip():
         clauses.append(_box_clause(*_parse_box(box)))
     return " AND ".join(clauses) or None
-
-
-def _check_date(text: str) -> str:
-    """A date as typed if it is one; months and days may be missing."""
-    text = text.strip()
-    try:
-        date.fromisoformat((text + "-01-01")[:10] if len(text) in (4, 7) else text)
-    except ValueError as error:
-        raise ValueError(f"{text!r} is no date: write it as 2019-09-04, 2019-09 or 2019.") from error
-    return text
 
 
 def _parse_box(text: str) -> Bounds:

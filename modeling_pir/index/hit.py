@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 
 from .stores.columns import COLUMNS, Row
 
@@ -28,6 +29,9 @@ class Hit:
         relevance: standard deviations by which the similarity stands above what the query gets from the archive at
             large; None where the archive does not vary.
         others: rows of the same place that the hit stands for, where hits are grouped.
+        is_missing: whether its file is not there any more, or not mounted.
+        bands: numbers of red, green and blue that were asked for when its scene was cut.
+        labels: what a `metadata.jsonl` says of it, by column.
     """
 
     id: str
@@ -44,6 +48,9 @@ class Hit:
     time: float | None
     relevance: float | None = None
     others: int = 0
+    is_missing: bool = False
+    bands: tuple[int, ...] | None = None
+    labels: dict[str, str | float] = field(default_factory=dict)
 
     @classmethod
     def from_row(cls, row: Row, similarity: float, relevance: float | None = None, others: int = 0) -> Hit:
@@ -59,6 +66,9 @@ class Hit:
             footprint=footprint,
             relevance=relevance,
             others=others,
+            is_missing=row["size"] is not None and not os.path.exists(row["path"]),
+            bands=tuple(json.loads(row["chips"] or "{}").get("bands", ())) or None,
+            labels=json.loads(row["labels"] or "{}"),
             **same,
         )
 

@@ -57,7 +57,7 @@ def hit_image(hit: "Hit", size: int = THUMBNAIL_SIZE) -> Image.Image:
         ImportError: a scene, and rasterio is missing.
     """
     if is_georaster(hit.path):
-        return read_window(hit.path, hit.window, size)
+        return read_window(hit.path, hit.window, size, hit.bands)
     image = open_image(hit.path, enough_pixels=size)
     image.thumbnail((size, size))
     return image

@@ -14,20 +14,20 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from PIL import Image
 
-from ..geo.raster import is_georaster
 from ..hub.lock import holding, writer_lock
 from ..inference.images import open_image
-from .embed_files import DEFAULT_CHIPS, ChipOptions, EmbeddedFile, embed_files
+from .archive.places import common_folder, new_root
+from .commits import AddReport, apply_scan, fit_scan
+from .embed_files import ChipOptions, EmbeddedFile, embed_files
 from .export import export_rows
 from .hit import Hit
 from .questions.answer import answer, check_marks, find_rows, query_vectors, unit_vector
@@ -36,8 +36,8 @@ from .questions.doubts import doubts_about, shattered_below
 from .questions.query import Query, as_query
 from .questions.ranking import hubness, is_chance
 from .rows import image_row
-from .scan import Scan, list_files, scan_files
-from .stores.columns import FileState, Row
+from .scan import Scan, scan_files
+from .stores.columns import COLUMNS, FileState, Row
 from .stores.lance_store import LanceStore
 from .stores.sqlite_store import ExactStore
 
@@ -50,33 +50,11 @@ if TYPE_CHECKING:
     from ..processing_pir import PIRProcessor
 
 
-COMMIT_ROWS = 10_000  # rows that are written at once, unless
 SAMPLE_ROWS = 1_000  # of the archive, for what a query gets from it at large
 MIN_ROWS_OF_CHANCE = 200  # below, too few rows tell what stands out
-COMMIT_SECONDS = 20.0  # it is so long since the last were: what a crash can cost
 WAIT_SECONDS = 600.0  # for another writer, whose run may be all but done
+CHIP_OPTIONS = {option.name for option in fields(ChipOptions)}
 Source = str | Path | Sequence[str | Path] | Iterable[tuple[Image.Image, Mapping[str, object]]]
-
-
-@dataclass
-class AddReport:
-    """What was done to an index.
-
-    Attributes:
-        added: rows written, one per image or chip.
-        unchanged: files that were in the index as they are.
-        deleted: rows deleted because their file is gone.
-        skipped: files that are no images by their suffix.
-        unplaced: scenes that say nothing about their place, indexed without a footprint.
-        errors: (path, sentence) of files that could not be read; the others are indexed all the same.
-    """
-
-    added: int = 0
-    unchanged: int = 0
-    deleted: int = 0
-    skipped: list[str] = field(default_factory=list)
-    unplaced: list[str] = field(default_factory=list)
-    errors: list[tuple[str, str]] = field(default_factory=list)
 
 
 class PIRIndex:
@@ -97,6 +75,7 @@ class PIRIndex:
         self.encoder = encoder
         self.text_encoder: OnnxTextEncoder | None = None
         self._sample: tuple[int, np.ndarray] | None = None
+        self._root: str | None = None
         self.path: str = store.path
         self.metadata: dict = store.metadata
         self._lock = None if _is_address(store.path) else writer_lock(store.path)
@@ -150,7 +129,11 @@ class PIRIndex:
 
     @classmethod
     def open(
-        cls, path: str | Path, model: Encoder | PIRModel | None = None, processor: PIRProcessor | None = None
+        cls,
+        path: str | Path,
+        model: Encoder | PIRModel | None = None,
+        processor: PIRProcessor | None = None,
+        root: str | Path | None = None,
     ) -> PIRIndex:
         """Open an index.
 
@@ -159,6 +142,7 @@ class PIRIndex:
             model: the encoder or the PIR model it was made by; None to search by vectors, to delete and to export
                 only.
             processor: of a PIR model.
+            root: where its archive is now, if neither where it was nor beside the index.
 
         Returns:
             The index.
@@ -171,6 +155,8 @@ class PIRIndex:
         if not _is_address(path) and not os.path.exists(path):
             raise ValueError(f"{path} is no index: make one with pir index.")
         index = cls(ExactStore(path) if os.path.isfile(path) else LanceStore(path))
+        if root is not None:
+            index.use_root(root)
         if model is not None:
             index.attach(model, processor)
         return index
@@ -219,48 +205,81 @@ class PIRIndex:
             yield
             return
         with holding(self._lock, WAIT_SECONDS) if self._lock else nullcontext():
+            self.store.refresh()
+            self.store.root = self._root or self.store.root
+            self.store.add_columns(COLUMNS)  # that an index of an older version lacks
             self.store.drop_doubles()
             yield
 
     def __len__(self) -> int:
         return self.store.count()
 
-    def scan(self, *sources: str | Path) -> Scan:
+    def scan(self, *sources: str | Path, recut: Mapping[str, object] | None = None) -> Scan:
         """Find out what [`PIRIndex.add`] would have to embed, without a model and without opening an image.
 
         Args:
             sources: folders and files.
+            recut: options of how scenes are cut; one that was cut by others counts as changed.
 
         Returns:
             The files by what is to be done; `gone` only for a single folder.
 
         Raises:
-            ValueError: a source does not exist, or holds a broken `metadata.jsonl`.
+            ValueError: a source does not exist.
         """
-        listing = list_files(*sources)
-        if len(sources) == 1 and os.path.isdir(sources[0]):
-            folder = os.path.join(os.path.abspath(sources[0]), "")
-            known = {path: state for path, state in self.store.files().items() if path.startswith(folder)}
-        else:
-            known = self.store.files()
-            known = {path: known[path] for path in listing.files if path in known}
-        return scan_files(listing, known, exclude=self.path)
+        places = [os.path.abspath(source) for source in sources]
+        scan = scan_files(places, self.store.files(), self.path, self.store.root, recut)
+        fit_scan(scan, self.store.columns)
+        return scan
+
+    def use_root(self, root: str | Path) -> None:
+        """Look for the archive at another place than is remembered, as long as this index is open."""
+        self._root = self.store.root = os.path.abspath(root)
+
+    def settle(self, sources: Sequence[str | Path], root: str | Path | None = None) -> None:
+        """Find out where the archive is: at the first sources, or where it has been moved to.
+
+        Args:
+            sources: folders and files that are about to be added.
+            root: the folder that paths are to be relative to; None keeps it, or finds it.
+        """
+        places = [os.path.abspath(source) for source in sources if os.path.exists(source)]
+        if root is not None:
+            self.store.set_root(os.path.abspath(root))
+        elif self.store.state.get("root") is None:
+            if places and not len(self):
+                self.store.set_root(common_folder(places))
+        elif places and (moved_to := new_root(self.store.root, self.store.files(), places)):
+            self.store.set_root(moved_to)
+        elif self.store.root != self.store.state["root"]:  # both were moved
+            self.store.set_root(self.store.root)
+
+    def cut_options(self, asked: Mapping[str, object] | None = None) -> ChipOptions:
+        """How scenes are cut: as is asked for, else as the last ones were."""
+        known = {name: value for name, value in self.store.state.get("chips", {}).items() if name in CHIP_OPTIONS}
+        options = known | {name: value for name, value in (asked or {}).items() if value is not None}
+        if options.get("bands"):
+            options["bands"] = tuple(options["bands"])
+        chips = ChipOptions(**options)
+        if chips.given() != self.store.state.get("chips"):
+            self.store.write_state(chips=chips.given())
+        return chips
 
     def add(
         self,
         source: Source,
         batch_size: int = 64,
-        chips: ChipOptions = DEFAULT_CHIPS,
+        chips: ChipOptions | None = None,
         progress: bool = False,
     ) -> AddReport:
         """Embed what is new or changed, and write it in commits that a crash does not undo.
 
         Args:
             source: a folder, files, or pairs of an image and its metadata (see [`image_row`]). Of a
-                folder, hidden files are passed over, and a `metadata.jsonl` beside the images gives scene, date and
-                sensor.
+                folder, hidden files are passed over, and a `metadata.jsonl` beside the images gives scene, date,
+                sensor and other columns.
             batch_size: images encoded at once.
-            chips: how scenes are cut.
+            chips: how scenes are cut; those that were cut otherwise are cut anew. None cuts as the last ones were.
             progress: whether to show a progress bar.
 
         Returns:
@@ -276,10 +295,14 @@ class PIRIndex:
         self,
         folder: str | Path,
         batch_size: int = 64,
-        chips: ChipOptions = DEFAULT_CHIPS,
+        chips: ChipOptions | None = None,
         progress: bool = False,
+        force: bool = False,
     ) -> AddReport:
         """Bring the index to the state of a folder: as [`PIRIndex.add`], and rows of files that are gone are deleted.
+
+        Rows from a folder below that is empty or cannot be listed are kept and reported, unless `force` is set: its
+        disk may not be mounted.
 
         Raises:
             ValueError: no model, or no folder.
@@ -287,10 +310,16 @@ class PIRIndex:
         """
         if not os.path.isdir(folder):
             raise ValueError(f"{folder} is no folder: name the one whose state the index is to take.")
-        return self._bring_in(folder, batch_size, chips, progress, delete_gone=True)
+        return self._bring_in(folder, batch_size, chips, progress, delete_gone=True, force=force)
 
     def _bring_in(
-        self, source: Source, batch_size: int, chips: ChipOptions, progress: bool, delete_gone: bool
+        self,
+        source: Source,
+        batch_size: int,
+        chips: ChipOptions | None,
+        progress: bool,
+        delete_gone: bool,
+        force: bool = False,
     ) -> AddReport:
         """Scan and embed, or embed what is in memory."""
         self._need_model()
@@ -299,9 +328,14 @@ class PIRIndex:
         with self.writing():
             if not isinstance(first, str | Path):
                 return self._add_images(sources, batch_size)
-            scan = self.scan(*sources)
-            files = embed_files(self.encoder, scan.new + scan.changed, chips, scan.labels, batch_size, progress)
-            return self.write(files, scan, delete_gone)
+            self.settle(sources)
+            asked = chips.given() if chips else {}
+            scan = self.scan(*sources, recut=asked)
+            remembered = self.cut_options(asked)
+            files = embed_files(
+                self.encoder, scan.new + scan.changed, chips or remembered, scan.labels, batch_size, progress
+            )
+            return self.write(files, scan, delete_gone, force)
 
     def _add_images(self, images: Iterable[tuple[Image.Image, Mapping[str, object]]], batch_size: int) -> AddReport:
         """Embed images in memory; each is a file of one row."""
@@ -331,13 +365,16 @@ class PIRIndex:
             for (_, row), vector in zip(wanted, embeddings, strict=True):
                 yield EmbeddedFile(row["path"], [row], vector[None])
 
-    def write(self, files: Iterable[EmbeddedFile], scan: Scan, delete_gone: bool = False) -> AddReport:
-        """Write embedded files as they come, all rows of a file in one commit.
+    def write(
+        self, files: Iterable[EmbeddedFile], scan: Scan, delete_gone: bool = False, force: bool = False
+    ) -> AddReport:
+        """Write embedded files as they come, all rows of a file in one commit, and do what else a scan has found.
 
         Args:
             files: from [`embed_files`], here or on other machines.
-            scan: which of them replace older rows, and what else is to be reported.
+            scan: which of them replace older rows, and what else is to be done and reported.
             delete_gone: whether rows of files that are gone are deleted.
+            force: whether also of folders that are empty or cannot be read, as a disk is that is not mounted.
 
         Returns:
             What was done.
@@ -346,45 +383,9 @@ class PIRIndex:
             OSError: the index cannot be written; earlier commits are kept.
         """
         with self.writing():
-            report = AddReport(skipped=list(scan.skipped), errors=list(scan.unreadable))
-            self._write_files(files, scan, report)
-            if delete_gone and scan.gone:
-                report.deleted = self.store.delete_files(scan.gone)
-            report.unchanged = scan.num_unchanged
+            report = apply_scan(self.store, files, scan, self._note_hubness, delete_gone, force)
             self.store.maintain()
         return report
-
-    def _write_files(self, files: Iterable[EmbeddedFile], scan: Scan, report: AddReport) -> None:
-        """Commit files when enough rows wait, or have waited for long enough."""
-        waiting: dict[str, EmbeddedFile] = {}  # by path: the last one of a name counts
-        last_commit = time.monotonic()
-        for file in files:
-            if file.error is not None:
-                report.errors.append((file.path, file.error))
-                continue
-            waiting[file.path] = file
-            num_rows = sum(len(item.rows) for item in waiting.values())
-            if num_rows >= COMMIT_ROWS or time.monotonic() - last_commit >= COMMIT_SECONDS:
-                self._commit(list(waiting.values()), scan, report)
-                waiting, last_commit = {}, time.monotonic()
-        self._commit(list(waiting.values()), scan, report)
-
-    def _commit(self, files: Sequence[EmbeddedFile], scan: Scan, report: AddReport) -> None:
-        """Write files: new ones are appended, changed ones take the place of their old rows."""
-        changed = set(scan.changed)
-        for are_changed in (False, True):
-            chosen = [file for file in files if (file.path in changed) == are_changed]
-            if not chosen:
-                continue
-            rows = [row for file in chosen for row in file.rows]
-            embeddings = np.concatenate([file.embeddings for file in chosen])
-            self._note_hubness(rows, embeddings)
-            if are_changed:
-                self.store.replace([file.path for file in chosen], rows, embeddings)
-            else:
-                self.store.append(rows, embeddings)
-            report.added += len(rows)
-            report.unplaced += [file.path for file in chosen if _is_unplaced(file)]
 
     def _note_hubness(self, rows: Sequence[Row], embeddings: np.ndarray) -> None:
         """Put the rows' hubness into them, where the model is at hand and scales its cosines."""
@@ -591,8 +592,3 @@ def _model_name(description: Mapping[str, str | None]) -> str:
         f"revision {description['revision']}" if description["revision"] else f"weights {description['weights'][:8]}"
     )
     return f"{name} ({detail})"
-
-
-def _is_unplaced(file: EmbeddedFile) -> bool:
-    """Whether a file is a scene whose place is not known."""
-    return file.rows[0]["footprint"] is None and os.path.isfile(file.path) and is_georaster(file.path)

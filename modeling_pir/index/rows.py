@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 
 from PIL import Image
 
+from .archive.dates import iso_date
+from .archive.labels import LABELS
 from .stores.columns import COLUMNS, Row, row_id
 
-LABELS = ("scene", "date", "sensor")  # columns taken from it
 METADATA = ("path", "window", "footprint", "bounds", "crs", *LABELS)  # that may come with an image in memory
 
 
@@ -41,7 +42,7 @@ def image_row(image: Image.Image, metadata: Mapping[str, object]) -> Row:
         A row with the pixels' hash.
 
     Raises:
-        ValueError: another key.
+        ValueError: another key, or a date that is none.
     """
     unknown = sorted(set(metadata) - set(METADATA))
     if unknown:
@@ -49,6 +50,8 @@ def image_row(image: Image.Image, metadata: Mapping[str, object]) -> Row:
     pixels = hashlib.blake2b(f"{image.mode}{image.size}".encode(), digest_size=16)
     pixels.update(image.tobytes())
     values = dict(metadata)
+    if values.get("date") is not None:
+        values["date"] = iso_date(str(values["date"]))
     path = str(values.pop("path", None) or f"image:{pixels.hexdigest()}")
     window = values.pop("window", None) or (0, 0, *image.size)
     row = make_row(path, window, values.pop("footprint", None), values.pop("bounds", None), **values)

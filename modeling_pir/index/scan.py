@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..geo.raster import RASTER_SUFFIXES
 from ..inference.images import IMAGE_SUFFIXES
-from .rows import LABELS
+from .archive.labels import LABELS_FILE, Labels, labels_above, loses_facts, read_labels
+from .archive.places import file_hash, find_moves, split_gone
 from .stores.columns import FileState
-
-LABELS_FILE = "metadata.jsonl"  # as in an imagefolder data set: one JSON object with file_name per line
 
 
 @dataclass
@@ -26,20 +24,25 @@ class Scan:
         new: files that are not in the index.
         changed: files whose content is not the indexed one.
         num_unchanged: files that need nothing.
-        gone: indexed files below the folder that are there no more; those below an unreadable folder may be there
-            still, and are none of them.
+        moved: old paths of indexed files by their new ones.
+        relabelled: unchanged files of which the labels have changed.
+        gone: indexed files below the folder that are there no more.
+        doubtful: those that may be there still: by folder that is empty or cannot be listed, a sentence and the files.
         skipped: files that are no images by their suffix, and links to folders that are looked through anyway.
         unreadable: (path, sentence) of files and folders that cannot even be looked at.
-        labels: scene, date and sensor of files that a `metadata.jsonl` describes, by path.
+        labels: of files that a `metadata.jsonl` describes, see [`read_labels`].
     """
 
     new: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     num_unchanged: int = 0
+    moved: dict[str, str] = field(default_factory=dict)
+    relabelled: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
+    doubtful: dict[str, tuple[str, list[str]]] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
-    labels: dict[str, dict[str, str]] = field(default_factory=dict)
+    labels: Labels = field(default_factory=dict)
 
 
 @dataclass
@@ -99,41 +102,67 @@ def _list_folder(top: str, visited: set[tuple[int, int]], listing: Listing) -> l
     return links
 
 
-def scan_files(listing: Listing, known: Mapping[str, FileState], exclude: str) -> Scan:
+def scan_files(
+    sources: Sequence[str],
+    known: Mapping[str, FileState],
+    exclude: str,
+    root: str | None = None,
+    recut: Mapping[str, object] | None = None,
+) -> Scan:
     """Compare files with what is indexed, without opening an image.
 
     A file of the same size and time is taken for unchanged; one of another time only if its hash is the same.
 
     Args:
-        listing: the files.
-        known: what is indexed, by path.
+        sources: absolute paths of folders and files.
+        known: what is indexed, by absolute path.
         exclude: the index itself, which may lie among the images.
+        root: of the archive; label files up to there are read.
+        recut: options of how scenes are cut; one that was cut by others counts as changed.
 
     Returns:
-        The files by what is to be done with them.
+        The files by what is to be done with them; `gone` only for a single folder.
 
     Raises:
-        ValueError: a `metadata.jsonl` that is broken.
+        ValueError: a source does not exist.
     """
+    listing = list_files(*sources)
     scan = Scan(skipped=list(listing.skipped), unreadable=list(listing.unreadable))
-    seen = set()
+    files = _image_files(listing, exclude, scan)
+    for source in sources:
+        labels, errors = labels_above(source, root)
+        scan.labels = labels | scan.labels
+        scan.unreadable += errors
+    for path in files:
+        _sort_in(path, known.get(path), scan, recut or {})
+    scan.moved = find_moves(scan.new, known)
+    scan.new = [path for path in scan.new if path not in scan.moved]
+    if len(sources) == 1 and os.path.isdir(sources[0]):
+        left = known.keys() - set(files) - set(scan.moved.values())
+        folder = os.path.join(sources[0], "")
+        scan.gone, scan.doubtful = split_gone(path for path in left if path.startswith(folder))
+    return scan
+
+
+def _image_files(listing: Listing, exclude: str, scan: Scan) -> list[str]:
+    """Images and scenes, each once; label files are read, and what else there is is noted."""
+    files: dict[str, None] = {}
     own_files, own_folder = (exclude, f"{exclude}-wal", f"{exclude}-shm"), f"{exclude}{os.sep}"  # SQLite adds the two
     for path in listing.files:
         if path in own_files or path.startswith(own_folder):
             continue
         if os.path.basename(path) == LABELS_FILE and os.path.isfile(path):
-            scan.labels |= read_labels(path)
+            labels, errors = read_labels(path)
+            scan.labels |= labels
+            scan.unreadable += errors
         elif not path.lower().endswith((*IMAGE_SUFFIXES, *RASTER_SUFFIXES)):
             scan.skipped.append(path)
-        elif path not in seen:
-            seen.add(path)
-            _sort_in(path, known.get(path), scan)
-    hidden = tuple(os.path.join(folder, "") for folder, _ in listing.unreadable)
-    scan.gone = sorted(path for path in known if path not in seen and not path.startswith(hidden))
-    return scan
+        else:
+            files[path] = None
+    return list(files)
 
 
-def _sort_in(path: str, known: FileState | None, scan: Scan) -> None:
+def _sort_in(path: str, known: FileState | None, scan: Scan, recut: Mapping[str, object]) -> None:
     """Put an image file into the list it belongs to."""
     try:
         path.encode()
@@ -145,10 +174,14 @@ def _sort_in(path: str, known: FileState | None, scan: Scan) -> None:
             scan.new.append(path)
             return
         same = status.st_size == known.size and (status.st_mtime == known.time or file_hash(path) == known.hash)
-        if same:
-            scan.num_unchanged += 1
-        else:
+        labels = scan.labels.get(path, {})
+        loses = known.chips is not None and loses_facts(known.labels, labels)
+        if not same or loses or _is_cut_otherwise(known.chips, recut):
             scan.changed.append(path)
+        elif known.labels != labels.get("labels"):
+            scan.relabelled.append(path)
+        else:
+            scan.num_unchanged += 1
     except UnicodeEncodeError:
         printable = path.encode(errors="surrogateescape").decode(errors="replace")
         scan.unreadable.append((printable, f"The name of {printable} is not UTF-8: rename the file."))
@@ -156,40 +189,14 @@ def _sort_in(path: str, known: FileState | None, scan: Scan) -> None:
         scan.unreadable.append((path, _unreadable(path, error)))
 
 
+def _is_cut_otherwise(chips: str | None, wanted: Mapping[str, object]) -> bool:
+    """Whether a scene was cut by other options than those that are asked for."""
+    if chips is None:
+        return False
+    cut = json.loads(chips)
+    return any(cut.get(name) != value for name, value in wanted.items())
+
+
 def _unreadable(path: str, error: OSError) -> str:
     """What is said of a file or folder that the system refuses."""
     return f"{path} cannot be read ({error.strerror}): allow it, remove it or replace it."
-
-
-def read_labels(path: str | Path) -> dict[str, dict[str, str]]:
-    """Scene, date and sensor of the files that a `metadata.jsonl` describes.
-
-    Args:
-        path: of the file; `file_name` is relative to its folder.
-
-    Returns:
-        Labels by absolute path; what is no text is left out.
-
-    Raises:
-        ValueError: a line that is no JSON object.
-    """
-    labels = {}
-    folder = os.path.dirname(os.path.abspath(path))
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-            name = entry.get("file_name")
-        except (ValueError, AttributeError) as error:
-            raise ValueError(f"Line {number} of {path} is no JSON object ({error}): mend it or remove it.") from error
-        if isinstance(name, str):
-            found = {key: entry[key] for key in LABELS if isinstance(entry.get(key), str)}
-            labels[os.path.normpath(os.path.join(folder, name))] = found
-    return labels
-
-
-def file_hash(path: str | Path) -> str:
-    """BLAKE2b of a file, 32 hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

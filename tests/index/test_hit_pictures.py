@@ -16,6 +16,7 @@ class FakeHit:
     path: str
     similarity: float = 0.5
     window: tuple | None = None
+    bands: tuple | None = None
     date: str | None = None
 
 

@@ -2,12 +2,12 @@
 
 import os
 
-from modeling_pir.index.scan import list_files, scan_files
+from modeling_pir.index.scan import scan_files
 from modeling_pir.index.stores.columns import FileState
 
 
 def scan(*sources, known=None):
-    return scan_files(list_files(*sources), known or {}, exclude="/no/index")
+    return scan_files(list(map(str, sources)), known or {}, exclude="/no/index")
 
 
 def test_pipes_and_devices_are_listed_and_never_opened(tmp_path):

@@ -277,15 +277,15 @@ from ray._private.state import state
 from ray.cluster_utils import Cluster
 
 from modeling_pir.cli import main as cli
-from modeling_pir.index import PIRIndex, embed_files, pir_index
+from modeling_pir.index import PIRIndex, commits, embed_files
 
 index_path, archive, model, data, output = sys.argv[1:]
-embed_files.GROUP_FILES = pir_index.COMMIT_ROWS = 4
+embed_files.GROUP_FILES = commits.COMMIT_ROWS = 4
 cluster = Cluster()
 cluster.add_node(num_cpus=0, include_dashboard=False)
 nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]  # one worker each
 ray.init(address=cluster.address, log_to_driver=False)
-commit, num_commits = PIRIndex._commit, 0
+commit, num_commits = commits.commit, 0
 
 
 def places():
@@ -294,9 +294,9 @@ def places():
     return [actor["Address"]["NodeID"] for actor in alive]
 
 
-def commit_and_kill(self, files, scan, report):
+def commit_and_kill(*arguments):
     global num_commits
-    commit(self, files, scan, report)
+    commit(*arguments)
     num_commits += 1
     if num_commits == 3:
         print("workers", len(set(places())), flush=True)
@@ -305,7 +305,7 @@ def commit_and_kill(self, files, scan, report):
         print("killed", flush=True)
 
 
-PIRIndex._commit = commit_and_kill
+commits.commit = commit_and_kill
 options = ["--model", model, "--engine", "ray", "--workers", "2", "--json"]
 codes = [cli.main(["index", archive, "--index", index_path, *options])]
 codes.append(cli.main(["embed", data, "--output", output, *options]))

@@ -116,8 +116,7 @@ class LanceStore(Store):
         code_type = self.table.schema.field("code").type if "code" in self.table.schema.names else None
         if code_type is None or code_type.byte_width != CODE_BYTES:
             raise ValueError(f"{path} was made by an older version of this package: make a new index with pir index.")
-        self.state = self._read_state()
-        self.find_root()
+        self.refresh()
 
     @property
     def columns(self) -> dict[str, type]:
@@ -137,7 +136,7 @@ class LanceStore(Store):
             with self._writing():
                 self.table.add_columns(missing)
 
-    def _read_state(self) -> dict:
+    def read_state(self) -> dict:
         """What is remembered, in a table of its own with one row."""
         if STATE_TABLE not in self._connection.list_tables().tables:
             return {}
@@ -147,7 +146,7 @@ class LanceStore(Store):
         """Remember something for good."""
         import pyarrow as pa
 
-        self.state = self._read_state() | changes
+        self.state = self.read_state() | changes
         table = pa.table({"state": [json.dumps(self.state)]})
         with self._writing():
             self._connection.create_table(STATE_TABLE, table, mode="overwrite")
@@ -168,7 +167,9 @@ class LanceStore(Store):
         fields.append(pa.field("row", pa.string()))
         fields.append(pa.field("code", pa.binary(CODE_BYTES)))
         fields.append(pa.field("embedding", pa.list_(pa.float32(), metadata["dim"])))
-        lancedb.connect(path).create_table(TABLE, schema=pa.schema(fields, metadata={"pir": json.dumps(metadata)}))
+        connection = lancedb.connect(path)
+        connection.create_table(STATE_TABLE, pa.table({"state": ["{}"]}))
+        connection.create_table(TABLE, schema=pa.schema(fields, metadata={"pir": json.dumps(metadata)}))
         return cls(path)
 
     def _to_arrow(self, rows: Sequence[Row], embeddings: np.ndarray) -> object:

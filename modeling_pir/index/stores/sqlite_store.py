@@ -54,10 +54,9 @@ class ExactStore(Store):
             raise ValueError(f"{path} is no index ({error}): make one with pir index.") from error
         try:
             self.metadata = json.loads(text)
-            self.state = self._read_state()
+            self.refresh()
         except (sqlite3.DatabaseError, ValueError) as error:
             raise ValueError(f"{path} is damaged ({error}): make it anew with pir index.") from error
-        self.find_root()
 
     @property
     def columns(self) -> dict[str, type]:
@@ -74,7 +73,7 @@ class ExactStore(Store):
                 if name not in there:
                     self._execute(f"ALTER TABLE images ADD COLUMN {name} {SQL_TYPES[kind]}")
 
-    def _read_state(self) -> dict:
+    def read_state(self) -> dict:
         """What is remembered: the second row of the metadata."""
         found = self._execute("SELECT value FROM metadata LIMIT 1 OFFSET 1").fetchone()
         return parse_state(found and found[0])
@@ -82,7 +81,7 @@ class ExactStore(Store):
     def write_state(self, **changes: object) -> None:
         """Remember something for good."""
         with self._writing():
-            self.state = self._read_state() | changes
+            self.state = self.read_state() | changes
             self._execute("DELETE FROM metadata WHERE rowid > 1")
             self._execute("INSERT INTO metadata VALUES (?)", (json.dumps(self.state),))
 

@@ -45,8 +45,13 @@ class Store(ABC):
     def write_state(self, **changes: object) -> None:
         """Remember something for good."""
 
-    def find_root(self) -> None:
-        """Take the root that is remembered, or where it lay beside the index if both have been moved."""
+    @abstractmethod
+    def read_state(self) -> dict:
+        """What is remembered now."""
+
+    def refresh(self) -> None:
+        """Take what is remembered, and the root; or where that lay beside the index, if both have been moved."""
+        self.state = self.read_state()
         self.root = self.state.get("root")
         if self.root and not os.path.isdir(self.root):
             beside = os.path.normpath(os.path.join(os.path.dirname(self.path), self.state["root_from_index"]))
@@ -65,10 +70,11 @@ class Store(ABC):
 
     def full_path(self, stored: str) -> str:
         """A stored path as an absolute one."""
-        return os.path.join(self.root, stored[len(BELOW_ROOT) :]) if self._is_relative(stored) else stored
-
-    def _is_relative(self, stored: str) -> bool:
-        return self.root is not None and stored.startswith(BELOW_ROOT)
+        if not stored.startswith(BELOW_ROOT):
+            return stored
+        if self.root is None:  # another process has given the index its first files since it was opened
+            self.refresh()
+        return os.path.join(self.root or "", stored[len(BELOW_ROOT) :])
 
     def stored_row(self, row: Row) -> Row:
         """A row as it is stored; its id is that of the stored path, and stays when the archive moves."""
