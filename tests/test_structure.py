@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "modeling_pir/index": "exchange questions archive stores geo inference hub model errors",
     "modeling_pir/index/exchange": "stores geo errors",
     "modeling_pir/index/questions": "stores inference errors",
-    "modeling_pir/index/archive": "stores",
+    "modeling_pir/index/archive": "stores geo inference",
     "modeling_pir/index/stores": "errors",
     "modeling_pir/geo": "inference hub model errors",
     "modeling_pir/inference": "hub model errors",

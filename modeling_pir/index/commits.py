@@ -15,8 +15,8 @@ from .archive.labels import fit_labels, relabel
 from .stores.columns import Row, in_files, row_id
 
 if TYPE_CHECKING:
+    from .archive.scan import Scan
     from .embed_files import EmbeddedFile
-    from .scan import Scan
     from .stores.lance_store import LanceStore
     from .stores.sqlite_store import ExactStore
 

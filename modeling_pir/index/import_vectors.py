@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .archive.scan import Scan
 from .embed_files import EmbeddedFile
 from .exchange.vectors import VectorFile
 from .rows import make_row
-from .scan import Scan
 from .stores.columns import Row
 
 if TYPE_CHECKING:

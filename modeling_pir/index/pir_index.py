@@ -26,6 +26,7 @@ from PIL import Image
 from ..hub.lock import holding, writer_lock
 from ..inference.images import open_image
 from .archive.places import common_folder, new_root
+from .archive.scan import Scan, scan_files
 from .commits import AddReport, apply_scan, fit_scan
 from .embed_files import ChipOptions, EmbeddedFile, embed_files
 from .export import export_rows
@@ -36,7 +37,6 @@ from .questions.doubts import doubts_about, shattered_below
 from .questions.query import Query, as_query
 from .questions.ranking import hubness, is_chance
 from .rows import image_row
-from .scan import Scan, scan_files
 from .stores.columns import COLUMNS, FileState, Row
 from .stores.lance_store import LanceStore
 from .stores.sqlite_store import ExactStore

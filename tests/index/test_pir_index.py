@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 
 from modeling_pir import PIRModel
+from modeling_pir.index.archive.scan import Scan
 from modeling_pir.index.embed_files import ChipOptions, embed_files
 from modeling_pir.index.exchange.geometry import to_wkb
 from modeling_pir.index.pir_index import PIRIndex
 from modeling_pir.index.rows import make_row
-from modeling_pir.index.scan import Scan
 from modeling_pir.index.stores import lance_store as index_lance
 from modeling_pir.index.stores.bit_codes import nearest_codes
 from modeling_pir.index.stores.lance_store import LanceStore

@@ -2,7 +2,7 @@
 
 import os
 
-from modeling_pir.index.scan import scan_files
+from modeling_pir.index.archive.scan import scan_files
 from modeling_pir.index.stores.columns import FileState
 
 

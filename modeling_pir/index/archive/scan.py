@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..geo.raster import RASTER_SUFFIXES
-from ..inference.images import IMAGE_SUFFIXES
-from .archive.labels import LABELS_FILE, Labels, labels_above, loses_facts, read_labels
-from .archive.places import file_hash, find_moves, split_gone
-from .stores.columns import FileState
+from ...geo.raster import RASTER_SUFFIXES
+from ...inference.images import IMAGE_SUFFIXES
+from ..stores.columns import FileState
+from .labels import LABELS_FILE, Labels, labels_above, loses_facts, read_labels
+from .places import file_hash, find_moves, split_gone
 
 
 @dataclass
