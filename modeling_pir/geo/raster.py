@@ -5,6 +5,7 @@ No pixels are copied to disk: a chip is a window of its file, with its place on 
 """
 
 import math
+import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -99,16 +100,17 @@ def read_window(
         ImportError: rasterio is missing.
     """
     bands = None if bands is None else tuple(bands)
-    known = _cached_stretch(str(path), bands, allow_references)
+    changed = os.stat(path).st_mtime_ns if os.path.isfile(path) else None
+    known = _cached_stretch(str(path), changed, bands, allow_references)
     with Raster(path, bands, known, allow_references) as scene:
         return scene.read(window, scene.fit(window, max_size))[0]
 
 
 @lru_cache(maxsize=128)
 def _cached_stretch(
-    path: str, bands: tuple[int, ...] | None, allow_references: bool
+    path: str, changed: int | None, bands: tuple[int, ...] | None, allow_references: bool
 ) -> tuple[np.ndarray | None, list[float]]:
-    """The stretch and the fill values of a scene, found once for all its windows that are looked at."""
+    """The stretch and the fill values of a scene, found once for all its windows until the file is changed."""
     with Raster(path, bands, allow_references=allow_references) as scene:
         return scene.stretch, scene.fill_values
 

@@ -56,9 +56,11 @@ def has_place_beside(path: str | Path) -> bool:
 
 
 def are_harmless(path: str | Path) -> bool:
-    """Whether no side file of a raster leads to other files: each is a TIFF whose tags name none, or plain notes."""
+    """Whether no side file of a raster leads elsewhere: each is a TIFF whose tags name no other, or a file of notes."""
     for file in side_files(path).values():
         lower = file.lower()
+        if not os.path.isfile(file) and not os.path.isdir(file):  # a pipe, at which GDAL would wait for ever
+            return False
         if lower.endswith(PIXEL_FILES):
             tags = tiff_tags(file)
             if tags is None or "OVERVIEW_FILE" in str(tags.get(GDAL_TAGS, "")):

@@ -1,5 +1,6 @@
 """A hostile archive reads nothing outside itself and asks no one: each file here tries to."""
 
+import os
 import socket
 import threading
 
@@ -84,6 +85,13 @@ def test_ten_hostile_files_read_no_secret_and_send_no_packet(tmp_path, listener)
             continue
         assert all(set(np.unique(np.asarray(image))) <= {0, 255} for image in images), name
     assert not calls and secret.read_bytes() == SECRET
+
+
+def test_pipe_beside_a_scene_is_not_waited_for(tmp_path):
+    path = write_raster(tmp_path / "scene.tif", noise(), METRES, "EPSG:32633")
+    for name in ("scene.tif.aux.xml", "scene.tif.ovr", "scene.tfw"):
+        os.mkfifo(tmp_path / name)
+    assert is_georaster(path) and all(chip.footprint for chip in iter_chips(path, chip_size=40))
 
 
 def test_overview_beside_a_scene_is_read_where_it_is_one(tmp_path):

@@ -1,5 +1,7 @@
 """Colours of scenes: palettes, few bits, fill values that no tag declares."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -86,3 +88,13 @@ def test_few_bits_reach_from_black_to_white_and_zero_is_data(tmp_path, bits):
         image, valid = scene.read()
     assert np.asarray(image)[0, 0].tolist() == [0, 0, 0] and np.asarray(image)[0, -1].tolist() == [255, 255, 255]
     assert valid.all() and len(list(iter_chips(path, chip_size=20, overlap=0))) == 6
+
+
+def test_scene_that_has_changed_is_looked_at_anew(tmp_path):
+    path = tmp_path / "scene.tif"
+    write_raster(path, noise(3), METRES, "EPSG:32633")
+    open_as_image(path)
+    write_raster(path, noise(3, dtype=np.uint16, low=300, high=2800), METRES, "EPSG:32633")
+    os.utime(path, (1, 1))
+    pixels = np.asarray(open_as_image(path))
+    assert pixels.min() == 0 and pixels.max() == 255 and 100 < pixels.mean() < 155
