@@ -108,13 +108,13 @@ def test_hits_are_marked_wrong_and_taken_as_the_question(open_page):
     page.locator(".card button").first.click()
     page.get_by_role("button", name="Not like this").click()
     page.locator(".part.no").wait_for()
-    page.wait_for_function(f"!document.querySelector('.card[data-id=\"{first}\"]')")
+    page.locator(f".card[data-id='{first}']").wait_for(state="detached")
     assert f"unlike={first}" in page.url
     page.get_by_role("button", name="Remove: not like this").click()
     page.locator(f".card[data-id='{first}']").wait_for()
     page.locator(f".card[data-id='{first}'] button").click()
     page.get_by_role("button", name="More like this").click()
-    page.wait_for_function("location.search.includes('like=') && !location.search.includes('text=')")
+    page.wait_for_url(lambda url: "like=" in url and "text=" not in url)
     page.get_by_text("The best 3 of").wait_for()
 
 
