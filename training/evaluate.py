@@ -20,7 +20,7 @@ import torch
 import yaml
 from datasets import Dataset
 
-from modeling_pir.errors import one_sentence
+from modeling_pir.errors import need, one_sentence
 from modeling_pir.inference.belief import belief_picture
 from modeling_pir.inference.encoder import Encoder, PIREncoder, load_encoder
 from training.data.catalog import NAMES
@@ -177,8 +177,8 @@ def draw_model(
 
 
 def compare_on(
-    encoders: dict[str, Encoder], rows: Dataset, batch_size: int, dtype: torch.dtype | None, folder: Path | None
-) -> dict[str, Any]:
+    encoders: dict[str, Encoder], rows: Dataset, batch_size: int, dtype: torch.dtype | None
+) -> tuple[dict[str, Any], dict[str, SplitEmbeddings], dict[str, QueryRanks]]:
     """Measure models on one split and compare each with the first, image by image.
 
     Args:
@@ -186,21 +186,17 @@ def compare_on(
         rows: of the split.
         batch_size: images or texts encoded at once.
         dtype: precision to compute in, None for the weights' own.
-        folder: to draw into, None for no pictures.
 
     Returns:
-        Facts of the split, its `ceiling` and `chance`, `models`, `differences` and `pictures`, ready for JSON.
+        Facts of the split, its `ceiling` and `chance`, `models`, `differences` and `pictures` (none yet), ready for
+        JSON; the embeddings and the ranks of each model, for pictures.
     """
     result: dict[str, Any] = split_facts(rows) | {"benchmark": benchmark_of(rows)}
-    models, tables, ranks, pictures = {}, {}, {}, {}
+    models, tables, ranks, embeddings = {}, {}, {}, {}
     for label, encoder in encoders.items():
-        measured, embeddings, tables[label], ranks[label] = measure(encoder, rows, batch_size, dtype)
+        measured, embeddings[label], tables[label], ranks[label] = measure(encoder, rows, batch_size, dtype)
         result |= {"ceiling": measured.pop("ceiling"), "chance": measured.pop("chance")}
         models[label] = measured
-        if folder is not None:
-            name = label.replace("/", "_")
-            drawn = draw_model(folder / name, encoder, rows, embeddings, measured, label)
-            pictures[label] = [f"{name}/{file}" for file in drawn]
     first, *others = encoders
     weights = bootstrap_weights(len(rows))
     columns = (("recall", "mR"), ("merged_recall", "mR"))
@@ -210,9 +206,37 @@ def compare_on(
         for other in others
         for column in columns
     ]
-    if folder is not None:
-        draw_curves(folder, ranks)
-    return result | {"models": models, "pictures": pictures}
+    return result | {"models": models, "pictures": {}}, embeddings, ranks
+
+
+def draw_all(
+    folder: Path,
+    encoders: dict[str, Encoder],
+    rows: Dataset,
+    embeddings: dict[str, SplitEmbeddings],
+    ranks: dict[str, QueryRanks],
+    models: dict[str, Any],
+) -> dict[str, list[str]]:
+    """Draw the pictures of all models on one split.
+
+    Args:
+        folder: to draw into.
+        encoders: label to model.
+        rows: of the split.
+        embeddings: of [`compare_on`].
+        ranks: of [`compare_on`].
+        models: what was measured, by label.
+
+    Returns:
+        Names of each model's files.
+    """
+    pictures = {}
+    for label, encoder in encoders.items():
+        name = label.replace("/", "_")
+        drawn = draw_model(folder / name, encoder, rows, embeddings[label], models[label], label)
+        pictures[label] = [f"{name}/{file}" for file in drawn]
+    draw_curves(folder, ranks)
+    return pictures
 
 
 def draw_curves(folder: Path, ranks: dict[str, QueryRanks]) -> None:
@@ -244,6 +268,12 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         ValueError: bad models or data, before any model computes.
         ImportError: a model or a picture needs a package that is not installed.
     """
+    if args.output_dir:
+        need(
+            "sklearn.manifold",
+            "eval",
+            "The map of the embeddings, which the report shows, needs scikit-learn, the package",
+        )
     model_labels, data_labels = unique_labels(args.model, 2), unique_labels(args.data, 1)
     split_lists = args.split_list or [None] * len(args.data)
     if len(split_lists) != len(args.data):
@@ -275,10 +305,20 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         "data": {},
     }
     for label, source, split_list in zip(data_labels, args.data, split_lists, strict=True):
-        folder = args.output_dir / label.replace("/", "_") if args.output_dir else None
-        measured = compare_on(encoders, splits[label], args.batch_size, DTYPES[args.dtype], folder)
-        result["data"][label] = {"source": source, "split": args.split, "split_list": split_list} | measured
+        measured, embeddings, ranks = compare_on(encoders, splits[label], args.batch_size, DTYPES[args.dtype])
+        facts = {"source": source, "split": args.split, "split_list": split_list} | measured
+        result["data"][label] = facts
+        if args.output_dir:
+            write_numbers(args.output_dir, result)  # before the pictures, at which a machine may fail
+            folder = args.output_dir / label.replace("/", "_")
+            facts["pictures"] = draw_all(folder, encoders, splits[label], embeddings, ranks, facts["models"])
     return result
+
+
+def write_numbers(folder: Path, result: dict[str, Any]) -> None:
+    """Write metrics.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.json").write_text(json.dumps(result, indent=2))
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -316,7 +356,7 @@ def main(arguments: list[str] | None = None) -> None:
     for label in result["data"]:
         print(terminal_table(label, result["data"][label]))
     if args.output_dir is not None:
-        (args.output_dir / "metrics.json").write_text(json.dumps(result, indent=2))
+        write_numbers(args.output_dir, result)
         (args.output_dir / "report.md").write_text(write_report(result), encoding="utf-8")
         print(f"{args.output_dir / 'report.md'} is the report.")
 

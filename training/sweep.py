@@ -29,7 +29,7 @@ import yaml
 from modeling_pir.errors import one_sentence
 from training.config import load_config, parse_assignments, save_config
 from training.report.pictures import seeds_picture
-from training.report.sweep_report import SweepRun, summarise, write_report
+from training.report.sweep_report import SweepRun, check_statistics, summarise, write_report
 
 
 def expand(
@@ -181,6 +181,7 @@ def sweep(runs: list[SweepRun], output_dir: Path, jobs: int = 1) -> dict[str, An
     Returns:
         What is in sweep.json.
     """
+    check_statistics()  # now, and not after the last run
     open_runs = [run for run in runs if not is_finished(run)]
     logging.info("%d runs, %d of them finished already.", len(runs), len(runs) - len(open_runs))
 

@@ -258,7 +258,8 @@ def load_encoder(model: str, revision: str | None = None, device: str | torch.de
 def _load_dual_encoder(model: str, revision: str | None, device: str | torch.device) -> DualEncoder:
     """A model of transformers with its processor."""
     try:
-        network = AutoModel.from_pretrained(model, revision=revision, trust_remote_code=False)
+        # Saved in half precision, it would compute in it, and say float32: a caller who wants less says so.
+        network = AutoModel.from_pretrained(model, revision=revision, trust_remote_code=False, dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise ValueError(f"{model!r} cannot be loaded: {' '.join(str(error).split())}") from error
     for side in ("image", "text"):
@@ -277,6 +278,9 @@ def _load_dual_encoder(model: str, revision: str | None, device: str | torch.dev
             f"{model!r} comes with a {type(processor).__name__} alone: save its image processor and its tokenizer, "
             "as one processor, beside the weights."
         )
+    tokenizer = processor.tokenizer
+    if tokenizer.pad_token is None:  # any token does, since it is masked
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return DualEncoder(network.to(device).eval(), processor, model, revision)
 
 
@@ -314,6 +318,9 @@ def text_settings(model: PreTrainedModel, processor: ProcessorMixin) -> dict[str
     limits = [processor.tokenizer.model_max_length]  # 1e30 where the tokenizer does not say
     text_config = getattr(model.config, "text_config", model.config)
     limits.append(getattr(text_config, "max_position_embeddings", None) or limits[0])
+    for name, module in model.named_modules():  # RoBERTa and its kin count positions from behind that of the padding
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            limits.append(module.num_embeddings - module.padding_idx - 1)
     padding = "max_length" if model.config.model_type.startswith("siglip") else "longest"
     return {"padding": padding, "truncation": True, "max_length": min(limits)}
 

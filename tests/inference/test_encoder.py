@@ -1,14 +1,21 @@
 """Any dual encoder behind one interface: PIR, transformers, sentence-transformers; and models that are none."""
 
+import shutil
+
 import pytest
 import torch
 from PIL import Image
 from transformers import (
+    AutoModel,
     BertConfig,
     BertModel,
+    RobertaConfig,
     SiglipConfig,
     SiglipModel,
     SiglipProcessor,
+    VisionTextDualEncoderConfig,
+    VisionTextDualEncoderModel,
+    ViTConfig,
     ViTImageProcessor,
 )
 
@@ -75,6 +82,24 @@ def test_siglip_gets_texts_of_full_length(tiny_tokenizer, tiny_images):
     alone = encoder.embed_texts(TEXTS[:1], 1, None, None)
     torch.testing.assert_close(encoder.embed_texts(TEXTS, 4, None, None)[:1], alone)
     assert encoder.embed_images(tiny_images, 4, None, None).shape == (4, 16)
+
+
+def test_positions_that_are_counted_from_the_padding_leave_fewer_for_texts(tiny_tokenizer):
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    text = RobertaConfig(vocab_size=len(tiny_tokenizer), max_position_embeddings=20, pad_token_id=1, **small)
+    vision = ViTConfig(image_size=32, patch_size=16, **small)
+    config = VisionTextDualEncoderConfig.from_vision_text_configs(vision, text, projection_dim=8)
+    tiny_tokenizer.model_max_length = 10**30  # it states none
+    processor = SiglipProcessor(ViTImageProcessor(size={"height": 32, "width": 32}), tiny_tokenizer)
+    encoder = DualEncoder(VisionTextDualEncoderModel(config).eval(), processor)
+    assert text_settings(encoder.model, processor)["max_length"] == 18
+    assert encoder.embed_texts(["square " * 200], 8, None, None).isfinite().all()
+
+
+def test_a_model_saved_in_half_precision_computes_in_the_float32_that_is_reported(clip_folder, tmp_path):
+    half = shutil.copytree(clip_folder, tmp_path / "half")
+    AutoModel.from_pretrained(clip_folder).half().save_pretrained(half)
+    assert load_encoder(str(half)).model.dtype == torch.float32
 
 
 def test_a_model_of_sentence_transformers_is_taken(tmp_path, clip_folder, tiny_images):

@@ -129,7 +129,7 @@ def test_the_table_needs_no_output_dir(models, tiny_dataset, capsys, monkeypatch
 def test_published_rows_surround_a_model_on_their_own_test_list(rows, tiny_model, tiny_processor, monkeypatch):
     monkeypatch.setattr(compare, "benchmark_of", lambda rows: "rsicd")
     encoders = {"ours": compare.PIREncoder(tiny_model, tiny_processor)}
-    data = compare.compare_on(encoders, rows, 4, None, None) | {"split": "test", "source": "x", "split_list": None}
+    data = compare.compare_on(encoders, rows, 4, None)[0] | {"split": "test", "source": "x", "split_list": None}
     data["models"]["ours"]["recall"]["mR"] = 24.0  # between VSE2 and PIR
     text = "\n".join(compare_report._data_sections("rsicd", data))
     places = [text.index(name) for name in ("| VSE2 + TEL (2023)", "| **`ours`**", "| PIR (2023)")]
@@ -203,3 +203,21 @@ def test_the_command_runs_from_a_shell(models, tiny_dataset):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-500:]
     assert "models/clip" in done.stdout and captions_of("forest", 1)
+
+
+def test_a_report_without_its_package_is_refused_before_any_data_is_read(models, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
+    monkeypatch.setattr(compare, "load_image_captions", lambda *_, **__: pytest.fail("data was read"))
+    with pytest.raises(SystemExit, match=r"needs scikit-learn, the package sklearn: pip install"):
+        compare.main([*models[:2], "--data", "sample", "--output-dir", str(tmp_path / "out")])
+
+
+def test_numbers_are_written_before_pictures_are_drawn(models, tiny_dataset, tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no display")
+
+    monkeypatch.setattr(compare, "draw_model", fail)
+    with pytest.raises(RuntimeError, match="no display"):
+        compare.main([*models[:2], "--data", str(tiny_dataset), "--output-dir", str(tmp_path / "out")])
+    data = json.loads((tmp_path / "out" / "metrics.json").read_text())["data"]
+    assert data["tiny_dataset"]["models"]["tiny/best"]["recall"]["mR"] > 0

@@ -1,6 +1,7 @@
 """Augmentation that leaves a caption true: crops, turns where nothing depends on direction, colour-keeping changes."""
 
 import re
+import unicodedata
 
 import torch
 from torchvision.transforms import InterpolationMode, v2
@@ -8,6 +9,13 @@ from torchvision.transforms import InterpolationMode, v2
 DIRECTIONS = re.compile(
     r"\b(left|right|north|south|east|west|top|bottom|upper|lower|above|below|beneath|underneath|vertical|horizontal|"
     r"clockwise|anticlockwise|counterclockwise)(ern|wards?|most|ly|east|west|eastern|western)?\b",
+    re.IGNORECASE,
+)
+# German, French, Spanish, Italian, Portuguese, Dutch
+FOREIGN_DIRECTIONS = re.compile(
+    r"\b(links|rechts|linke[nrs]?|rechte[nrs]?|oben|unten|obere[nrs]?|untere[nrs]?|nord(en|lich)?|süd(en|lich)?|ost(en)?|"
+    r"westen|östlich|gauche|droite?|haut|bas|nord|sud|est|ouest|izquierda|derecha|arriba|abajo|norte|sur|este|oeste|"
+    r"sinistra|destra|sopra|sotto|esquerda|direita|acima|abaixo|boven|onder|noord(en|elijk)?|zuid(en|elijk)?)\b",
     re.IGNORECASE,
 )
 
@@ -29,8 +37,18 @@ class ColourKeepingRandAugment(v2.RandAugment):
 
 
 def names_direction(captions: list[str]) -> bool:
-    """Whether a caption says left, right, north, top... and so would become false in a mirror or after a turn."""
-    return any(DIRECTIONS.search(caption) for caption in captions)
+    """Whether a caption says left, right, north, top... and so would become false in a mirror or after a turn.
+
+    The words are English. Of a caption in another script nobody knows here what it says, so that it counts as one that
+    does; so it does in another language of the Latin script if it has one of that language's usual direction words.
+    """
+    return any(DIRECTIONS.search(caption) or FOREIGN_DIRECTIONS.search(caption) for caption in captions) or any(
+        _is_of_another_script(caption) for caption in captions
+    )
+
+
+def _is_of_another_script(caption: str) -> bool:
+    return any(letter.isalpha() and not unicodedata.name(letter, "LATIN").startswith("LATIN") for letter in caption)
 
 
 class Augmentation:

@@ -125,7 +125,15 @@ class TrainCollator:
         Returns:
             `pixel_values` (items, 3, height, width), `input_ids` and the tokenizer's other tensors (items * captions,
             length), `image_ids` and `scene_labels` (items,) long.
+
+        Raises:
+            ValueError: items without captions, which is what transformers' Trainer hands on by its defaults.
         """
+        if "captions" not in items[0]:
+            raise ValueError(
+                f"The items have the fields {', '.join(items[0])} and no captions: transformers' Trainer removes what "
+                "the model's forward does not name, so give it TrainingArguments(remove_unused_columns=False)."
+            )
         captions = [caption for item in items for caption in item["captions"]]
         batch = dict(self.processor(images=[item["pixels"] for item in items], text=captions, return_tensors="pt"))
         batch["image_ids"] = torch.tensor([item["image_id"] for item in items])

@@ -12,6 +12,7 @@ import torch
 from accelerate import PartialState
 
 from modeling_pir import PIRModel, PIRProcessor
+from modeling_pir.errors import need
 from training.config import TrainConfig
 from training.data.sources import load_image_captions
 from training.evaluation.bootstrap import QueryTable, bootstrap_weights, mean_table, paired_difference, query_table
@@ -20,6 +21,7 @@ from training.evaluation.ranks import QueryRanks, rank_queries
 from training.evaluation.split_embeddings import embed_split
 from training.report.tables import markdown_table
 
+STUDENT_NEEDS = "The intervals of a sweep, by Student's t, need"
 RANKS = "test_ranks.npz"  # in a run folder: where the right answers are, for comparisons query by query
 
 
@@ -86,6 +88,15 @@ def mean_and_spread(values: list[float]) -> dict[str, Any]:
     }
 
 
+def check_statistics() -> None:
+    """Refuse to start a sweep whose differences could not be told at its end.
+
+    Raises:
+        ImportError: scipy is missing.
+    """
+    need("scipy.stats", "eval", STUDENT_NEEDS)
+
+
 def seed_difference(first: list[float], second: list[float]) -> dict[str, Any]:
     """Second minus first, seed by seed.
 
@@ -100,9 +111,11 @@ def seed_difference(first: list[float], second: list[float]) -> dict[str, Any]:
     spread = mean_and_spread(differences)
     interval = None
     if spread["sd"] is not None:
-        from scipy.stats import t  # comes with scikit-learn
-
-        half = t.ppf(0.975, len(differences) - 1) * spread["sd"] / math.sqrt(len(differences))
+        half = (
+            need("scipy.stats", "eval", STUDENT_NEEDS).t.ppf(0.975, len(differences) - 1)
+            * spread["sd"]
+            / math.sqrt(len(differences))
+        )
         interval = [spread["mean"] - half, spread["mean"] + half]
     return {"differences": differences, "mean": spread["mean"], "sd": spread["sd"], "interval": interval}
 

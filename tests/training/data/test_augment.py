@@ -18,6 +18,16 @@ def test_words_that_only_contain_a_direction_are_not(caption):
     assert not names_direction([caption])
 
 
+@pytest.mark.parametrize("caption", ["左边是农田", "слева поле", "links ein Feld", "un champ à gauche", "西側の道路"])
+def test_captions_that_may_name_a_direction_in_another_language_count_as_such(caption):
+    assert names_direction([caption])
+
+
+@pytest.mark.parametrize("caption", ["un café et une forêt", "ein Feld mit Bäumen", "two cafés, 3 × 4 m"])
+def test_letters_with_accents_are_no_other_script(caption):
+    assert not names_direction([caption])
+
+
 def corner_positions(captions):
     pixels = torch.zeros(3, 8, 8, dtype=torch.uint8)
     pixels[:, 0, 1] = 255

@@ -207,6 +207,12 @@ def test_a_batch_keeps_captions_beside_their_image(tiny_dataset, tiny_processor)
     assert "harbor" in texts[0] + texts[1] and "airport" in texts[2] + texts[3]
 
 
+def test_items_that_lost_their_captions_to_the_trainer_of_transformers_say_what_to_set(tiny_processor):
+    item = {"image_id": 0, "scene_label": -1}
+    with pytest.raises(ValueError, match=r"remove_unused_columns=False"):
+        TrainCollator(tiny_processor, return_loss=True)([item])
+
+
 def test_an_unknown_scene_gets_the_label_minus_one(tiny_dataset):
     rows = load_image_captions(str(tiny_dataset), "train")
     items = TrainItems(rows, ["forest"], 1, image_size=32)
