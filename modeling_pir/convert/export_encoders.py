@@ -5,6 +5,9 @@
 OUT gets `onnx/text_model.onnx` and `onnx/vision_model.onnx`, each also as `_quantized` (8 bits) and `_fp16`, the same
 two as `text_model.pt2` and `vision_model.pt2` (torch.export.load), and the processor, whose tokenizer cleans captions
 by itself. All give unit vectors, for any number of images or texts and any text length the text tower takes.
+
+`pir export MODEL MODEL` puts them into the model's own folder and leaves its processor as it is: `pir index` then
+embeds images with ONNX Runtime on a CPU.
 """
 
 import json
@@ -17,6 +20,7 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from ..errors import need
+from ..hub.identity import weights_fingerprint
 from ..hub.pretrained import load_pretrained
 from ..processing_pir import PIRProcessor
 from ..towers_pir import PIRTextModelWithProjection, PIRVisionModelWithProjection
@@ -97,12 +101,13 @@ def export_text_encoder(model: PIRTextModelWithProjection) -> ExportedProgram:
     return torch.export.export(TextEncoder(model), inputs, dynamic_shapes=(free, free))
 
 
-def save_program(program: ExportedProgram, output: Path, name: str) -> None:
-    """Write a program as `name`.pt2 and onnx/`name`.onnx into the folder `output`."""
+def save_program(program: ExportedProgram, output: Path, name: str, weights: str) -> None:
+    """Write a program as `name`.pt2 and onnx/`name`.onnx, which bears the weights' fingerprint, into a folder."""
     torch.export.save(program, output / f"{name}.pt2")
     onnx_program = torch.onnx.export(
         program, dynamo=True, input_names=INPUTS[name], output_names=[OUTPUTS[name]], verbose=False, external_data=False
     )
+    onnx_program.model.metadata_props["weights"] = weights
     onnx_program.save(output / "onnx" / f"{name}.onnx")
 
 
@@ -186,7 +191,8 @@ def export(name_or_path: str, output: str | Path) -> dict[str, dict[str, float]]
     """
     for package in ("onnxruntime", "onnxscript"):
         need(package, "onnx", "The export needs")
-    _, processor = load_pretrained(name_or_path)
+    model, processor = load_pretrained(name_or_path)
+    weights = weights_fingerprint(model)
     # ONNX has no kernel for Swin's views of fused attention.
     vision = PIRVisionModelWithProjection.from_pretrained(name_or_path, dtype=torch.float32)
     text = PIRTextModelWithProjection.from_pretrained(name_or_path, dtype=torch.float32)
@@ -194,12 +200,13 @@ def export(name_or_path: str, output: str | Path) -> dict[str, dict[str, float]]
         side.set_attn_implementation("eager")
     output = Path(output)
     (output / "onnx").mkdir(parents=True, exist_ok=True)
-    write_processor(processor, output)
+    if not Path(name_or_path).is_dir() or not output.samefile(name_or_path):  # the model's own stays as it is
+        write_processor(processor, output)
     size = processor.image_processor.size
     height, width = size["height"], size["width"]
     longest = min(text.config.text_config.max_position_embeddings, processor.text_kwargs["max_length"])
-    save_program(export_image_encoder(vision, height, width), output, VISION)
-    save_program(export_text_encoder(text), output, TEXT)
+    save_program(export_image_encoder(vision, height, width), output, VISION, weights)
+    save_program(export_text_encoder(text), output, TEXT, weights)
     for name in (VISION, TEXT):
         write_reduced(output / "onnx", name)
     torch.manual_seed(0)

@@ -15,6 +15,7 @@ from modeling_pir.convert.export_encoders import (
     export_text_encoder,
     write_processor,
 )
+from modeling_pir.inference.encoder import load_encoder
 from modeling_pir.processing_pir import CLEANING, clean_caption
 
 CAPTIONS = [
@@ -116,6 +117,25 @@ def test_onnx_encoders_rank_like_the_model(folder, tmp_path, tiny_model, tiny_pr
             (embeds[output_name],) = session.run(None, {key: inputs[key] for key in keys})
         actual = torch.from_numpy(embeds["image_embeds"] @ embeds["text_embeds"].T)
         torch.testing.assert_close(actual, expected, atol=tolerance, rtol=0)
+
+
+@pytest.mark.slow
+def test_exported_into_the_model_s_folder_it_embeds_images_on_a_cpu(folder, tiny_model, tiny_images, monkeypatch):
+    expected = load_encoder(str(folder)).embed_images(tiny_images)
+    before = (folder / "tokenizer.json").read_bytes()
+    export(folder, folder)
+    assert (folder / "tokenizer.json").read_bytes() == before
+    encoder = load_encoder(str(folder))
+    assert encoder.vision_session is not None
+    monkeypatch.setattr(encoder.model, "get_image_features", None)  # torch has no part in it
+    torch.testing.assert_close(encoder.embed_images(tiny_images), expected, atol=1e-5, rtol=0)
+    monkeypatch.setenv("PIR_IMAGE_ENCODER", "torch")
+    assert load_encoder(str(folder)).vision_session is None
+    monkeypatch.delenv("PIR_IMAGE_ENCODER")
+    tiny_model.visual_projection.bias.data += 1
+    tiny_model.save_pretrained(folder)
+    with pytest.raises(ValueError, match=r"vision_model.onnx was exported from other weights.*run pir export again"):
+        load_encoder(str(folder))
 
 
 @pytest.mark.slow
