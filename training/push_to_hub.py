@@ -19,31 +19,36 @@ from pathlib import Path
 import yaml
 
 from modeling_pir.errors import one_sentence
-from modeling_pir.hub.publish import check_repo_id, copy_model, upload, write_hub_folder
+from modeling_pir.hub.publish import (
+    check_repo_id,
+    copy_model,
+    upload,
+    write_hub_folder,
+    write_sentence_transformers_files,
+)
 from modeling_pir.hub.whole_folder import whole_folder
-from training.report.model_card import PICTURES, model_card, public_value
+from training.report.eval_results import write_eval_results
+from training.report.model_card import Wishes, model_card, public_value, shown_pictures
 from training.run.folder import Run, load_run
 
-OWN_PICTURES = ("curves.png",)  # those that show no image of the data set, whose licence may not allow a copy
 
-
-def stage(run: Run, repo_id: str, folder: Path) -> None:
+def stage(run: Run, wishes: Wishes, folder: Path) -> None:
     """Write everything that is uploaded into a folder; the run is only read.
 
     Args:
         run: a checked run.
-        repo_id: where it will be.
+        wishes: of the publisher.
         folder: an empty folder.
     """
     write_hub_folder(run.model_folder, folder)
-    model_card(run, repo_id).save(folder / "README.md")
+    model_card(run, wishes).save(folder / "README.md")
+    write_eval_results(run, wishes, folder)
     (folder / "metrics.json").write_text(json.dumps(run.test, indent=2))
-    for picture in PICTURES:
-        if (run.folder / picture).is_file():
-            shutil.copyfile(run.folder / picture, folder / picture)
+    for picture in shown_pictures(run, wishes):
+        shutil.copyfile(run.folder / picture, folder / picture)
 
 
-def keep(run: Run, repo_id: str, folder: Path) -> None:
+def keep(run: Run, wishes: Wishes, folder: Path) -> None:
     """Write a run's model into a folder of its own, from which it loads and can be published later.
 
     Beside model, processor, card and metrics there are `config.yaml` and `environment.json`, of which a card is made.
@@ -51,27 +56,27 @@ def keep(run: Run, repo_id: str, folder: Path) -> None:
 
     Args:
         run: a checked run.
-        repo_id: that the card names.
+        wishes: of the publisher, `folder` among them.
         folder: a new folder.
     """
     with whole_folder(folder) as partial:
         copy_model(run.model_folder, partial)
-        model_card(run, repo_id, OWN_PICTURES).save(partial / "README.md")
+        write_sentence_transformers_files(partial)
+        model_card(run, wishes).save(partial / "README.md")
         for name, facts in (("metrics.json", run.test), ("environment.json", run.environment)):
             (partial / name).write_text(json.dumps(facts, indent=2) + "\n")
         values = public_value(dataclasses.asdict(run.config)) | {"adam_betas": list(run.config.adam_betas)}
         (partial / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-        for picture in OWN_PICTURES:
-            if (run.folder / picture).is_file():
-                shutil.copyfile(run.folder / picture, partial / picture)
+        for picture in shown_pictures(run, wishes):
+            shutil.copyfile(run.folder / picture, partial / picture)
 
 
-def push_to_hub(folder: str | Path, repo_id: str, private: bool = False, dry_run: bool = False) -> str:
+def push_to_hub(folder: str | Path, wishes: Wishes, private: bool = False, dry_run: bool = False) -> str:
     """Publish a run.
 
     Args:
         folder: of the run.
-        repo_id: "org/name".
+        wishes: of the publisher.
         private: make a new repository private.
         dry_run: upload nothing.
 
@@ -81,16 +86,16 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = False, dry_run
     Raises:
         ValueError: a run that cannot be published, or an upload that failed.
     """
-    check_repo_id(repo_id)
+    check_repo_id(wishes.repo_id)
     run = load_run(folder)
     with tempfile.TemporaryDirectory() as staging:
-        stage(run, repo_id, Path(staging))
+        stage(run, wishes, Path(staging))
         if dry_run:
-            files = sorted(path for path in Path(staging).iterdir())
-            lines = [f"{path.stat().st_size:>13,} bytes  {path.name}" for path in files]
+            files = sorted(path for path in Path(staging).rglob("*") if path.is_file())
+            lines = [f"{path.stat().st_size:>13,} bytes  {path.relative_to(staging).as_posix()}" for path in files]
             return "\n".join([*lines, "", "README.md:", "", (Path(staging) / "README.md").read_text()])
         message = f"PIR at epoch {run.test['epoch'] + 1}: test mR {run.test['mR']:.2f}"
-        return upload(staging, repo_id, message, private).commit_url
+        return upload(staging, wishes.repo_id, message, private).commit_url
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -101,16 +106,23 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument("--output-dir", type=Path, help="keep the model in this folder instead of uploading it")
     parser.add_argument("--dry-run", action="store_true", help="show what would be uploaded, and the card")
+    parser.add_argument("--with-pictures", action="store_true", help="also show pictures with images of your data")
+    parser.add_argument("--data-name", help="what the card calls your data (default: the name of its folder)")
+    parser.add_argument("--data-licence", help="licence of your data, for the card")
     values = parser.parse_args(arguments)
+    folder = None
+    if values.output_dir is not None:  # a card names no folder of this machine
+        folder = values.output_dir.name if values.output_dir.is_absolute() else values.output_dir.as_posix()
+    wishes = Wishes(values.repo, folder, values.with_pictures, values.data_name, values.data_licence)
     if values.output_dir is not None and (values.dry_run or values.private):
         parser.error("--output-dir uploads nothing: leave --dry-run and --private out.")
     with one_sentence():
         if values.output_dir is not None:
             check_repo_id(values.repo)
-            keep(load_run(values.model), values.repo, values.output_dir)
+            keep(load_run(values.model), wishes, values.output_dir)
             print(f"{values.output_dir} loads with PIRModel.from_pretrained.")
             return
-        print(push_to_hub(values.model, values.repo, values.private, values.dry_run))
+        print(push_to_hub(values.model, wishes, values.private, values.dry_run))
 
 
 if __name__ == "__main__":

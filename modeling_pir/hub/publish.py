@@ -73,9 +73,14 @@ def write_hub_folder(model_folder: str | Path, output: str | Path) -> None:
         shutil.copyfile(Path(__file__).parents[1] / name, output / name)
     _update_json(output / "config.json", {"auto_map": AUTO_MAP})
     _update_json(output / "processor_config.json", {"auto_map": {"AutoProcessor": AUTO_MAP["AutoProcessor"]}})
-    for name, content in SENTENCE_TRANSFORMERS_FILES.items():
-        (output / name).write_text(json.dumps(content, indent=2) + "\n")
+    write_sentence_transformers_files(output)
     write_checksums(output)
+
+
+def write_sentence_transformers_files(folder: Path) -> None:
+    """Write what makes a model folder one of sentence-transformers."""
+    for name, content in SENTENCE_TRANSFORMERS_FILES.items():
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _update_json(path: Path, values: dict) -> None:

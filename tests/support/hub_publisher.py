@@ -11,15 +11,16 @@ from huggingface_hub import HfApi, ModelCard
 
 from training.data.sources import load_image_captions
 from training.push_to_hub import push_to_hub
+from training.report.model_card import Wishes
 
 REPO, DATA = "org/pir-tiny", "org/chips"
 
 
 def main(first_run, second_run, parquet_folder, output):
     api = HfApi()
-    commits = [push_to_hub(first_run, REPO).rsplit("/", 1)[-1]]
+    commits = [push_to_hub(first_run, Wishes(REPO)).rsplit("/", 1)[-1]]
     api.create_tag(REPO, tag="v1")
-    commits.append(push_to_hub(second_run, REPO).rsplit("/", 1)[-1])
+    commits.append(push_to_hub(second_run, Wishes(REPO)).rsplit("/", 1)[-1])
     info, card = api.model_info(REPO), ModelCard.load(REPO)
     card.validate()
     rows = load_dataset("parquet", data_dir=parquet_folder)

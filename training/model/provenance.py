@@ -4,8 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCard
+from transformers.utils import cached_file
+
 from modeling_pir import PIRModel
 from training.config import TrainConfig
+from training.data.catalog import NAMES, known_dataset
 
 FACTS_FILE = "instruction.json"  # beside a tower's weights: on what it was trained
 PRUNED_FILE = "pruned.json"  # beside a tower's weights: what it was cut from
@@ -67,12 +71,31 @@ def public_name(source: str) -> str:
     return Path(source).name if Path(source).exists() else source
 
 
+def describe_base(init_from: str) -> str:
+    """The model that a run fine-tunes, with its licence and its data, as its card names them."""
+    name = public_name(init_from)
+    if Path(init_from).is_dir():
+        card = Path(init_from, "README.md")
+    else:
+        card = cached_file(init_from, "README.md", _raise_exceptions_for_missing_entries=False)
+    if card is None or not Path(card).is_file():
+        return f"`{name}`, which has no card: its data and licence are not known."
+    facts = ModelCard.load(card).data
+    licence = (
+        f"weights under {facts.license}" if facts.license else "weights under a licence that its card does not name"
+    )
+    sources = [facts.datasets] if isinstance(facts.datasets, str) else facts.datasets or []
+    known = {dataset.hub_id: dataset for dataset in map(known_dataset, NAMES) if dataset.hub_id}
+    data = [f"{source} ({known[source].licence})" if source in known else source for source in sources]
+    return f"`{name}`, {licence}, trained on {', '.join(data) or 'data that its card does not name'}."
+
+
 def describe_starts(config: TrainConfig) -> dict[str, str]:
-    """What is known of the towers that a run starts from, by part: those that a command of this package made."""
+    """What a run starts from: `base`, the whole model that it fine-tunes, and by part the towers that we made."""
     folders = dict(config.backbones or {})
     folders |= {"vision": config.init_vision} if config.init_vision else {}
     folders |= {"instruction": config.init_instruction} if config.init_instruction else {}
-    starts = {}
+    starts = {"base": describe_base(config.init_from)} if config.init_from else {}
     for part, folder in folders.items():
         for name, describe in ((FACTS_FILE, describe_facts), (PRUNED_FILE, describe_pruned)):
             path = Path(folder, name)

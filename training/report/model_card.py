@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,37 @@ from training.run.folder import Run
 
 CARDS = Path(__file__).parents[2] / "hub_configs"
 PICTURES = ("gallery.png", "belief.png", "curves.png")
+OWN_PICTURES = ("curves.png",)  # those that show no image of the data set
 LICENSE = "apache-2.0"  # of the code and the weights
 DIRECTIONS = {"i2t": "image to text", "t2i": "text to image"}
 
 
-def describe_data(config: TrainConfig) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Wishes:
+    """What a publisher wants on the card.
+
+    Attributes:
+        repo_id: where the model will be, org/name.
+        folder: where it lies in a checkout, whose code it needs; None for a repository, which holds the code.
+        with_pictures: show images of the data, whose owner may not want a copy or whose licence may not allow one; the
+            drawn sample's are always shown.
+        data_name: what the publisher calls their data; None for the name of its folder.
+        data_licence: likewise, its licence.
+    """
+
+    repo_id: str
+    folder: str | None = None
+    with_pictures: bool = False
+    data_name: str | None = None
+    data_licence: str | None = None
+
+
+def describe_data(config: TrainConfig, wishes: Wishes) -> dict[str, Any]:
     """What the card says of the data.
 
     Args:
         config: of the run.
+        wishes: how the publisher names an own data set.
 
     Returns:
         `name`, `id` and `description`; `hub_id`, `split_source` and `paper`, or None.
@@ -54,7 +76,9 @@ def describe_data(config: TrainConfig) -> dict[str, Any]:
             "the model learns, not how it does on real images."
         )
     elif Path(config.data).exists() or config.data.count("/") != 1:
-        data["description"] = f"An own data set, `{data['name']}`. The run does not record its licence."
+        data["name"] = wishes.data_name or name
+        licence = f"Its licence: {wishes.data_licence}." if wishes.data_licence else "Its licence is not named."
+        data["description"] = f"An own data set, {data['name']}. {licence}"
     else:
         data["hub_id"] = config.data
         data["description"] = (
@@ -126,7 +150,9 @@ def card_data(run: Run, name: str, data: dict[str, Any], sources: list[str]) -> 
         pipeline_tag="zero-shot-image-classification",
         tags=["pir", "remote-sensing", "image-text-retrieval", "sentence-transformers", "custom_code"],
         datasets=[data["hub_id"]] if data["hub_id"] else None,
-        base_model=[source for source in sources if source.count("/") == 1] or None,
+        base_model=[run.config.init_from]
+        if run.config.init_from
+        else [s for s in sources if s.count("/") == 1] or None,
         model_name=name,
         eval_results=eval_results(run, data),
     )
@@ -159,20 +185,26 @@ def launch_command(environment: dict[str, Any]) -> str:
     return f"{variables} torchrun --standalone --nproc_per_node {processes} {run}"
 
 
-def model_card(run: Run, repo_id: str, pictures: Sequence[str] = PICTURES) -> ModelCard:
+def shown_pictures(run: Run, wishes: Wishes) -> list[str]:
+    """The run's pictures that may be published."""
+    names = PICTURES if wishes.with_pictures or run.config.data == "sample" else OWN_PICTURES
+    return [name for name in names if (run.folder / name).is_file()]
+
+
+def model_card(run: Run, wishes: Wishes) -> ModelCard:
     """Write the card of a run.
 
     Args:
         run: a checked run.
-        repo_id: where the card will be.
-        pictures: that may be shown; those that the run has are.
+        wishes: of the publisher.
 
     Returns:
         The card; every number of its results, recipe and costs is read from the run folder.
     """
-    data, name = describe_data(run.config), repo_id.split("/")[-1]
+    data, name = describe_data(run.config, wishes), wishes.repo_id.split("/")[-1]
     backbones = list((run.config.backbones or {}).values())
     sources = [public_value(source) for source in ([run.config.init_from] if run.config.init_from else backbones)]
+    starts = run.environment["starts"]
     environment = Environment(
         loader=FileSystemLoader(CARDS), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -182,7 +214,9 @@ def model_card(run: Run, repo_id: str, pictures: Sequence[str] = PICTURES) -> Mo
     text = template.render(
         card_data=card_data(run, name, data, sources),
         name=name,
-        repo_id=repo_id,
+        repo_id=wishes.folder or wishes.repo_id,
+        in_checkout=wishes.folder is not None,
+        trust="" if wishes.folder else ", trust_remote_code=True",
         model=describe_model(run.model_folder),
         data=data,
         config=run.config,
@@ -193,9 +227,10 @@ def model_card(run: Run, repo_id: str, pictures: Sequence[str] = PICTURES) -> Mo
         test=run.test,
         rows=result_rows(run.test),
         metric_names=METRICS,
-        pictures=[picture for picture in pictures if (run.folder / picture).is_file()],
+        pictures=shown_pictures(run, wishes),
         objects=describe_objects(run.test["objects"]) if "objects" in run.test else None,
-        starts={part: words for part, words in run.environment["starts"].items() if part != "instruction"},
+        starts={part: words for part, words in starts.items() if part not in ("instruction", "base")},
+        base=starts.get("base"),
         start=", ".join(f"`{source}`" for source in sources) or "random weights",
     )
     return ModelCard(re.sub(r"\n{3,}", "\n\n", text))
