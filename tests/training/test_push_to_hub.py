@@ -461,7 +461,8 @@ def test_own_data_is_named_as_its_owner_names_it(tiny_model, tiny_processor, tmp
     options = ["--data-name", "Harbours of the North Sea", "--data-licence", "CC BY 4.0"]
     main(["--model", str(run), "--repo", REPO, "--dry-run", *options])
     card = capsys.readouterr().out
-    assert "An own data set, Harbours of the North Sea. Its licence: CC BY 4.0." in card and "v3_final" not in card
+    assert "An own data set, Harbours of the North Sea. Its licence: CC BY 4.0." in card
+    assert "type: Harbours of the North Sea" in card and "type: v3_final" not in card
 
 
 def test_the_card_of_a_fine_tuned_model_names_its_base_with_data_and_licence(tiny_model, tiny_processor, tmp_path):

@@ -76,9 +76,9 @@ def describe_data(config: TrainConfig, wishes: Wishes) -> dict[str, Any]:
             "the model learns, not how it does on real images."
         )
     elif Path(config.data).exists() or config.data.count("/") != 1:
-        data["name"] = wishes.data_name or name
+        data |= {"name": wishes.data_name or name, "id": wishes.data_name or name}
         licence = f"Its licence: {wishes.data_licence}." if wishes.data_licence else "Its licence is not named."
-        data["description"] = f"An own data set, {data['name']}. {licence}"
+        data["description"] = f"An own data set, {wishes.data_name or f'`{name}`'}. {licence}"
     else:
         data["hub_id"] = config.data
         data["description"] = (
@@ -150,9 +150,7 @@ def card_data(run: Run, name: str, data: dict[str, Any], sources: list[str]) -> 
         pipeline_tag="zero-shot-image-classification",
         tags=["pir", "remote-sensing", "image-text-retrieval", "sentence-transformers", "custom_code"],
         datasets=[data["hub_id"]] if data["hub_id"] else None,
-        base_model=[run.config.init_from]
-        if run.config.init_from
-        else [s for s in sources if s.count("/") == 1] or None,
+        base_model=[source for source in sources if run.config.init_from or source.count("/") == 1] or None,
         model_name=name,
         eval_results=eval_results(run, data),
     )
@@ -187,7 +185,8 @@ def launch_command(environment: dict[str, Any]) -> str:
 
 def shown_pictures(run: Run, wishes: Wishes) -> list[str]:
     """The run's pictures that may be published."""
-    names = PICTURES if wishes.with_pictures or run.config.data == "sample" else OWN_PICTURES
+    is_drawn = run.config.data == "sample" and wishes.folder is None  # a folder of the checkout stays small
+    names = PICTURES if wishes.with_pictures or is_drawn else OWN_PICTURES
     return [name for name in names if (run.folder / name).is_file()]
 
 
