@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
@@ -58,16 +57,13 @@ from training.run.checkpoint import (
     stop_if_told,
 )
 from training.run.folder import keep_records, open_run, save, save_beside, settle_best, write_record
+from training.run.state import RunState
 
 logger = logging.getLogger(__name__)
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "sample.yaml"
-NEW_RUN = {
-    "epoch": 0, "step": 0, "step_in_epoch": 0, "records": 0, "best": None, "prior": None,
-    "seconds": 0.0, "seconds_waiting": 0.0, "seconds_in_steps": 0.0,
-}  # fmt: skip
 
 
-def timed(batches: Iterable[dict], state: dict[str, Any]) -> Iterable[dict]:
+def timed(batches: Iterable[dict], state: RunState) -> Iterable[dict]:
     """Hand on batches; the seconds waited for them, and those of their steps, are added to the state.
 
     A GPU may still be busy while the next batch is waited for, so what waiting costs is this at most.
@@ -75,10 +71,10 @@ def timed(batches: Iterable[dict], state: dict[str, Any]) -> Iterable[dict]:
     before = time.perf_counter()
     for batch in batches:
         arrived = time.perf_counter()
-        state["seconds_waiting"] += arrived - before
+        state.seconds_waiting += arrived - before
         yield batch
         before = time.perf_counter()
-        state["seconds_in_steps"] += before - arrived
+        state.seconds_in_steps += before - arrived
 
 
 def check_loss(loss: torch.Tensor, step: int, output_dir: Path) -> None:
@@ -89,9 +85,9 @@ def check_loss(loss: torch.Tensor, step: int, output_dir: Path) -> None:
     """
     if not torch.isfinite(loss):
         kept = output_dir / "last"
-        state = f"the model of the last whole epoch is in {kept}" if kept.exists() else "no epoch was finished"
+        left = f"the model of the last whole epoch is in {kept}" if kept.exists() else "no epoch was finished"
         raise FloatingPointError(
-            f"The loss is {loss.item()} at step {step}: training stopped, {state}. Lower learning_rate."
+            f"The loss is {loss.item()} at step {step}: training stopped, {left}. Lower learning_rate."
         )
 
 
@@ -175,18 +171,18 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
     # Not prepared: accelerate would step it once per process, but num_steps already counts updates.
     scheduler = warmup_then_decay(adamw, num_steps, config.warmup_ratio, config.schedule)
     accelerator.init_trackers("pir", tracked(config))
-    state = NEW_RUN | (load_checkpoint(accelerator, output_dir, scheduler) or {"prior": prior})
+    state = load_checkpoint(accelerator, output_dir, scheduler) or RunState(prior=prior)
     if accelerator.is_main_process:
-        settle_best(output_dir, state["best"])
-    keep_records(accelerator, output_dir, state["records"])
+        settle_best(output_dir, state.best)
+    keep_records(accelerator, output_dir, state.records)
     save_checkpoint(accelerator, output_dir, state, scheduler)
-    progress = tqdm(total=num_steps, initial=state["step"], desc="training", disable=not accelerator.is_main_process)
-    for epoch in range(state["epoch"], config.epochs):
+    progress = tqdm(total=num_steps, initial=state.step, desc="training", disable=not accelerator.is_main_process)
+    for epoch in range(state.epoch, config.epochs):
         model.train()
         if config.freeze_batch_norm:
             freeze_batch_norm(plain)
-        for batch in timed(epoch_batches(accelerator, loader, epoch, state["step_in_epoch"]), state):
-            seed_step(config.seed, state["step"], accelerator.process_index)
+        for batch in timed(epoch_batches(accelerator, loader, epoch, state.step_in_epoch), state):
+            seed_step(config.seed, state.step, accelerator.process_index)
             ids = batch.pop("image_ids"), batch.pop("scene_labels")
             if config.chunk_size:
                 losses = cached_backward(accelerator, model, batch, *ids, config.chunk_size)
@@ -196,7 +192,7 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
                 captions = caption_keys(batch["input_ids"], batch.get("attention_mask"))
                 losses = joint_losses(plain, *embeds, *ids, accelerator.process_index, captions)
                 accelerator.backward(losses.loss)
-            check_loss(losses.loss.detach(), state["step"], output_dir)
+            check_loss(losses.loss.detach(), state.step, output_dir)
             grad_norm = None
             if config.max_grad_norm:
                 grad_norm = accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
@@ -205,19 +201,19 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
                 plain.clamp_logit_scales()
             scheduler.step()
             optimizer.zero_grad()
-            state["step"] += 1
-            state["step_in_epoch"] += 1
+            state.step += 1
+            state.step_in_epoch += 1
             progress.update()
-            if state["step"] % config.log_every == 0:  # one process writes; reading the loss waits for the device
-                record = {"step": state["step"], "epoch": epoch} | scalars(losses, grad_norm, scheduler, plain)
+            if state.step % config.log_every == 0:  # one process writes; reading the loss waits for the device
+                record = {"step": state.step, "epoch": epoch} | scalars(losses, grad_norm, scheduler, plain)
                 progress.set_postfix(loss=f"{record['loss']:.3f}")
                 write_record(accelerator, output_dir, record, state)
             told_to_stop = is_told_to_stop(accelerator, stop)
-            is_due = config.checkpoint_every and state["step"] % config.checkpoint_every == 0
-            if told_to_stop or (is_due and state["step_in_epoch"] < len(loader)):
+            is_due = config.checkpoint_every and state.step % config.checkpoint_every == 0
+            if told_to_stop or (is_due and state.step_in_epoch < len(loader)):
                 save_checkpoint(accelerator, output_dir, since(state, start), scheduler)
             if told_to_stop:
-                raise Preempted(f"Stopped by SIGTERM at step {state['step']}; --resume goes on from there.")
+                raise Preempted(f"Stopped by SIGTERM at step {state.step}; --resume goes on from there.")
         accelerator.wait_for_everyone()
         full = whole_model(accelerator, model, whole)
         if accelerator.is_main_process:
@@ -225,10 +221,10 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
         if whole is not None:
             whole.cpu()  # training needs its place on the device
         # Only the main process knows the best epoch and the number of records, and only it writes them.
-        state |= {"epoch": epoch + 1, "step_in_epoch": 0}
+        state.epoch, state.step_in_epoch = epoch + 1, 0
         save_checkpoint(accelerator, output_dir, since(state, start), scheduler)
         if accelerator.is_main_process:
-            settle_best(output_dir, state["best"])
+            settle_best(output_dir, state.best)
     progress.close()
     if accelerator.is_main_process:
         with naming_full_disk(output_dir):
@@ -245,9 +241,9 @@ def tracked(config: TrainConfig) -> dict[str, int | float | str | bool] | None:
     return {name: value if isinstance(value, int | float | bool) else str(value) for name, value in values.items()}
 
 
-def since(state: dict[str, Any], start: float) -> dict[str, Any]:
+def since(state: RunState, start: float) -> RunState:
     """The state with the seconds of this session added to those before it."""
-    return state | {"seconds": state["seconds"] + time.perf_counter() - start}
+    return dataclasses.replace(state, seconds=state.seconds + time.perf_counter() - start)
 
 
 def close_epoch(
@@ -257,7 +253,7 @@ def close_epoch(
     processor: PIRProcessor,
     validation: Dataset,
     epoch: int,
-    state: dict[str, Any],
+    state: RunState,
 ) -> None:
     """Save the model as last/, evaluate it on validation and keep it beside best/ if it is; updates `state`."""
     output_dir = Path(config.output_dir)
@@ -265,12 +261,12 @@ def close_epoch(
     if (epoch + 1) % config.evaluate_every and epoch + 1 != config.epochs:
         return
     metrics = evaluate_split(model, processor, validation, config.evaluation_batch_size)
-    record = {"epoch": epoch, "step": state["step"], "split": "validation"} | metrics
+    record = {"epoch": epoch, "step": state.step, "split": "validation"} | metrics
     write_record(accelerator, output_dir, record, state)
     tqdm.write(f"epoch {epoch}: validation mR {metrics['mR']:.2f}")
-    if state["best"] is None or metrics["mR"] > state["best"]["mR"]:
+    if state.best is None or metrics["mR"] > state.best["mR"]:
         waiting = save_beside(output_dir / "best", model, processor, config.save_dtype)
-        state["best"] = record | {"weights_sha256": weights_hash(waiting)}
+        state.best = record | {"weights_sha256": weights_hash(waiting)}
 
 
 def scalars(losses: object, grad_norm: torch.Tensor | None, scheduler: object, model: PIRModel) -> dict[str, float]:

@@ -20,6 +20,7 @@ from training.config import TrainConfig
 from training.data.sources import load_image_captions
 from training.evaluation.split_embeddings import evaluate_split
 from training.run.checkpoint import Preempted, checkpoints
+from training.run.state import RunState
 from training.train import check_loss, timed, train
 
 CONFIGS = Path(train_module.__file__).parent / "configs"
@@ -63,7 +64,7 @@ def without_report(monkeypatch):
     """Pictures and report have tests of their own; here only the numbers are kept."""
 
     def finish(config, splits, state):
-        (train_module.Path(config.output_dir) / "test.json").write_text(json.dumps(state["best"]))
+        (train_module.Path(config.output_dir) / "test.json").write_text(json.dumps(state.best))
 
     monkeypatch.setattr(train_module, "finish_run", finish)
 
@@ -258,10 +259,10 @@ def test_waiting_for_batches_and_stepping_are_told_apart(monkeypatch):
             now[0] += 2.0
             yield number
 
-    state = {"seconds_waiting": 1.0, "seconds_in_steps": 0.0}
+    state = RunState(seconds_waiting=1.0)
     for _ in timed(slow_loader(), state):
         now[0] += 5.0
-    assert state == {"seconds_waiting": 7.0, "seconds_in_steps": 15.0}
+    assert (state.seconds_waiting, state.seconds_in_steps) == (7.0, 15.0)
 
 
 def test_a_compiled_run_trains_saves_and_resumes_as_a_plain_one(tiny_run, request, monkeypatch):

@@ -14,35 +14,34 @@ from training.evaluation.test_result import load_best, measure_test
 from training.model.provenance import describe_prior, public_name
 from training.report.pictures import draw_pictures
 from training.run.environment import peak_memory
+from training.run.state import RunState
 
 
 def finish_run(
     config: TrainConfig,
     splits: dict[str, Dataset],
-    state: dict[str, Any],
+    state: RunState,
 ) -> dict[str, Any]:
     """Evaluate the best model on test, once, and write test.json, the pictures and report.md into the run folder.
 
     Args:
         config: of the run; its folder holds environment.json, metrics.jsonl and best/.
         splits: name to rows.
-        state: of the run: `best`, the validation record of the epoch that was kept in best/; `prior`, what
-            `train_on_scenes` measured, or None; `seconds` since its start, `seconds_waiting` for batches and
-            `seconds_in_steps`.
+        state: of the run, whose `best` is the record of the model in best/.
 
     Returns:
         What is in test.json.
     """
-    best, prior = state["best"], state["prior"]
+    best, prior = state.best, state.prior
     folder = Path(config.output_dir)
     model, processor = load_best(config)
     test, embeddings = measure_test(config, splits["test"], best["epoch"], model, processor)
     test["instruction"] = describe_prior(config, model, prior)
-    draw_pictures(folder, model, processor, splits, embeddings, test.get("objects"))
-    waiting, stepping = state["seconds_waiting"], state["seconds_in_steps"]
+    waiting, stepping = state.seconds_waiting, state.seconds_in_steps
     loader_wait = waiting / (waiting + stepping) if stepping else None  # an old checkpoint, resumed after its last step
-    test |= {"seconds_of_run": state["seconds"], "loader_wait": loader_wait, "peak_memory_gib": peak_memory()}
-    (folder / "test.json").write_text(json.dumps(test, indent=2))
+    test |= {"seconds_of_run": state.seconds, "loader_wait": loader_wait, "peak_memory_gib": peak_memory()}
+    (folder / "test.json").write_text(json.dumps(test, indent=2))  # before the pictures, which may fail
+    draw_pictures(folder, model, processor, splits, embeddings, test.get("objects"))
     (folder / "report.md").write_text(write_report(config, model, best, test, prior))
     return test
 

@@ -10,14 +10,15 @@ import pickle
 import shutil
 import signal
 import threading
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch.optim.lr_scheduler import LRScheduler
 
 from modeling_pir.hub.whole_folder import _partial, disk_full, put_in_place
+from training.run.state import RunState
 
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL: the run was told to stop, has saved itself and can be resumed
 CHECKPOINTS = "checkpoints"
@@ -39,26 +40,24 @@ def seed_step(seed: int, step: int, process_index: int) -> None:
     torch.manual_seed(int.from_bytes(digest[:8], "little", signed=True))
 
 
-def save_checkpoint(
-    accelerator: Accelerator, output_dir: Path, progress: dict[str, Any], scheduler: LRScheduler
-) -> None:
+def save_checkpoint(accelerator: Accelerator, output_dir: Path, state: RunState, scheduler: LRScheduler) -> None:
     """Save everything that a resumed run needs; every process calls it. The checkpoint before it is then removed.
 
     Args:
         accelerator: knows the model, the optimiser and the gradient scaler.
         output_dir: the run folder.
-        progress: `epoch`, `step`, `step_in_epoch`, `best`, `prior`.
+        state: how far the run has come.
         scheduler: of the learning rate; its state is numbers, which go into progress.json.
 
     Raises:
         OSError: the disk is full; the checkpoint before it is intact.
     """
-    folder = output_dir / CHECKPOINTS / f"step_{progress['step']:09d}"
+    folder = output_dir / CHECKPOINTS / f"step_{state.step:09d}"
     if folder.exists():  # a resumed run that has not moved yet
         return
     # To save an optimiser that holds nothing yet, torch lets FSDP2's take a step, which AdamW would count for good. A
     # sharded run that was stopped before its first checkpoint starts anew instead.
-    if accelerator.is_fsdp2 and not progress["step"]:
+    if accelerator.is_fsdp2 and not state.step:
         return
     partial = _partial(folder)
     if accelerator.is_main_process:
@@ -69,7 +68,7 @@ def save_checkpoint(
         accelerator.save_state(str(partial))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            saved = progress | {"schedule": scheduler.state_dict()}
+            saved = asdict(state) | {"schedule": scheduler.state_dict()}
             (partial / "progress.json").write_text(json.dumps(saved))
             put_in_place(folder)
     except Exception as error:
@@ -86,7 +85,7 @@ def checkpoints(output_dir: Path) -> list[Path]:
     return sorted((output_dir / CHECKPOINTS).glob("step_*"))
 
 
-def load_checkpoint(accelerator: Accelerator, output_dir: Path, scheduler: LRScheduler) -> dict[str, Any] | None:
+def load_checkpoint(accelerator: Accelerator, output_dir: Path, scheduler: LRScheduler) -> RunState | None:
     """Load the newest whole checkpoint into what the accelerator has prepared; no code in it is run.
 
     accelerate loads its own files as tensors alone (`weights_only`), but would run what a custom object's pickle says:
@@ -98,7 +97,7 @@ def load_checkpoint(accelerator: Accelerator, output_dir: Path, scheduler: LRSch
         scheduler: of the learning rate.
 
     Returns:
-        The progress it was saved with; None where the run had saved none.
+        The state it was saved with; None where the run had saved none.
 
     Raises:
         ValueError: the checkpoint holds a pickle that is not ours, or is damaged.
@@ -120,7 +119,7 @@ def load_checkpoint(accelerator: Accelerator, output_dir: Path, scheduler: LRSch
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"The checkpoint {folder} is damaged or not ours ({reason}): {again}.") from error
     scheduler.load_state_dict(progress.pop("schedule"))
-    return progress
+    return RunState(**progress)
 
 
 def stop_at_sigterm() -> threading.Event:

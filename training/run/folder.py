@@ -26,6 +26,7 @@ from training.data.stream import Stream
 from training.model.adapters import without_adapters
 from training.model.provenance import describe_starts
 from training.run.environment import environment, precision_of
+from training.run.state import RunState
 
 FREE_TO_CHANGE = {
     "output_dir", "log_with", "log_every", "num_workers", "cache_images", "checkpoint_every", "chunk_size",
@@ -224,7 +225,7 @@ def keep_records(accelerator: Accelerator, output_dir: Path, count: int) -> None
         path.write_text("".join(lines))
 
 
-def write_record(accelerator: Accelerator, output_dir: Path, record: dict, state: dict[str, Any]) -> None:
+def write_record(accelerator: Accelerator, output_dir: Path, record: dict, state: RunState) -> None:
     """Append a line to metrics.jsonl and hand it to the trackers, on the main process."""
     if not accelerator.is_main_process:
         return
@@ -234,5 +235,5 @@ def write_record(accelerator: Accelerator, output_dir: Path, record: dict, state
             file.write(json.dumps(record) + "\n")
     except OSError as error:
         raise disk_full(error, path) or error from error
-    state["records"] += 1
-    accelerator.log({key: value for key, value in record.items() if isinstance(value, int | float)}, step=state["step"])
+    state.records += 1
+    accelerator.log({key: value for key, value in record.items() if isinstance(value, int | float)}, step=state.step)

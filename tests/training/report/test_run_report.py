@@ -21,6 +21,7 @@ from training.evaluation.split_embeddings import evaluate_split
 from training.report import pictures, run_report
 from training.report.run_report import finish_run
 from training.run.environment import environment, git_state, peak_memory
+from training.run.state import RunState
 
 BOXES = [[[0.0, 0.0, 0.5, 0.5]], [], [[0.2, 0.2, 0.9, 0.9]], [[0.0, 0.5, 1.0, 1.0]]]
 PRIOR = {"scene_accuracy": 87.5, "scene_loss": 0.25, "seconds": 33.0}
@@ -46,7 +47,7 @@ BEST = {"epoch": 1, "step": 8, "split": "validation"} | {name: 50.0 + number for
 
 def state_of(prior, seconds):
     """The end of a run that waited for its loader for a tenth of its steps."""
-    return {"best": BEST, "prior": prior, "seconds": seconds, "seconds_waiting": 1.0, "seconds_in_steps": 9.0}
+    return RunState(best=BEST, prior=prior, seconds=seconds, seconds_waiting=1.0, seconds_in_steps=9.0)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from tests.support.launcher import launch, make_config
 from training import train as train_module
 from training.run.checkpoint import checkpoints
+from training.run.state import RunState
 from training.train import train
 
 DISK_BYTES = 4 * 2**20
@@ -77,7 +78,7 @@ def test_a_full_disk_stops_with_one_sentence_and_the_run_goes_on_after(
 def test_a_full_disk_is_named_by_the_log_of_metrics_too(tmp_path):
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
     with pytest.raises(OSError, match=r"The disk is full: .*metrics.jsonl was not written"):
-        train_module.write_record(SimpleNamespace(is_main_process=True), tmp_path, {"loss": 1.0}, {"records": 0})
+        train_module.write_record(SimpleNamespace(is_main_process=True), tmp_path, {"loss": 1.0}, RunState())
 
 
 @pytest.mark.slow
