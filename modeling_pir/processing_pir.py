@@ -6,6 +6,7 @@
 
 import copy
 import os
+import unicodedata
 from pathlib import Path
 
 from PIL import Image
@@ -144,11 +145,19 @@ class PIRProcessor(ProcessorMixin):
         if clean is not None and clean != self.caption_cleaning:
             return type(self)(self.image_processor, self.tokenizer, clean)(images=images, text=text, **kwargs)
         for caption in [text] if isinstance(text, str) else text or []:
-            if isinstance(caption, str) and not caption.strip():
-                raise ValueError(f"A text is empty ({caption!r}): give a sentence with at least one word.")
+            if isinstance(caption, str):
+                _check_text(caption)
             if isinstance(caption, str) and self.caption_cleaning:
                 clean_caption(caption)  # raises where nothing would be left; the cleaning is the tokenizer's
         return super().__call__(images=None if images is None else _opened(images), text=text, **kwargs)
+
+
+def _check_text(text: str) -> None:
+    """Refuse what no tokenizer reads: nothing that can be seen, and halves of characters."""
+    if all(unicodedata.category(character)[0] in "ZC" for character in text):
+        raise ValueError(f"A text is empty ({ascii(text)}): give a sentence with at least one word.")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError(f"A text is not Unicode ({ascii(text)}): it was read in the wrong encoding; give it in UTF-8.")
 
 
 def _opened(images: ImageInput | Path | list[Path]) -> ImageInput:

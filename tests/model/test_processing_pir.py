@@ -157,3 +157,16 @@ def test_the_zero_shot_pipeline_reads_texts_and_pictures_as_the_processor_does(
             expected = tiny_model(**inputs).logits_per_image.softmax(dim=-1)[0]
         scores = {row["label"]: row["score"] for row in found}
         assert [scores[label] for label in labels] == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize("text", ["\u200b\u200b", "\ufeff", "\u200d \u2060", "\t\n"])
+def test_a_text_of_invisible_characters_alone_is_empty(tiny_processor, text):
+    with pytest.raises(ValueError, match="A text is empty"):
+        tiny_processor(text=text)
+
+
+@pytest.mark.parametrize("text", ["\udcff airport", "an \ud83d airport"])
+def test_half_a_character_gets_one_sentence_that_can_be_printed(tiny_processor, text):
+    with pytest.raises(ValueError, match="A text is not Unicode") as raised:
+        tiny_processor(text=["a forest", text])
+    assert str(raised.value).isascii()
