@@ -21,6 +21,7 @@ import yaml
 from datasets import Dataset
 
 from modeling_pir.errors import need, one_sentence
+from modeling_pir.index.questions.bank import BANK_NAME
 from modeling_pir.inference.belief import belief_picture
 from modeling_pir.inference.encoder import Encoder, PIREncoder, load_encoder
 from training.data.catalog import NAMES
@@ -34,6 +35,7 @@ from training.evaluation.bootstrap import (
     paired_difference,
     split_statistics,
 )
+from training.evaluation.hubness import corrected_embeddings
 from training.evaluation.metrics import chance_metrics
 from training.evaluation.ranks import QueryRanks
 from training.evaluation.split_embeddings import SplitEmbeddings, embed_rows
@@ -177,7 +179,7 @@ def draw_model(
 
 
 def compare_on(
-    encoders: dict[str, Encoder], rows: Dataset, batch_size: int, dtype: torch.dtype | None
+    encoders: dict[str, Encoder], rows: Dataset, batch_size: int, dtype: torch.dtype | None, hubness: bool = False
 ) -> tuple[dict[str, Any], dict[str, SplitEmbeddings], dict[str, QueryRanks]]:
     """Measure models on one split and compare each with the first, image by image.
 
@@ -186,6 +188,7 @@ def compare_on(
         rows: of the split.
         batch_size: images or texts encoded at once.
         dtype: precision to compute in, None for the weights' own.
+        hubness: measure each model once more, corrected for hubness, in a row of its own.
 
     Returns:
         Facts of the split, its `ceiling` and `chance`, `models`, `differences` and `pictures` (none yet), ready for
@@ -197,7 +200,14 @@ def compare_on(
         measured, embeddings[label], tables[label], ranks[label] = measure(encoder, rows, batch_size, dtype)
         result |= {"ceiling": measured.pop("ceiling"), "chance": measured.pop("chance")}
         models[label] = measured
-    first, *others = encoders
+        if hubness:
+            row = f"{label}, corrected for hubness (bank {BANK_NAME})"
+            again = corrected_embeddings(encoder, embeddings[label])
+            statistics, tables[row], ranks[row] = split_statistics(again, rows["scene"])
+            models[row] = measured | {
+                name: statistics[name] for name in statistics if name not in ("ceiling", "chance")
+            }
+    first, *others = models
     weights = bootstrap_weights(len(rows))
     columns = (("recall", "mR"), ("merged_recall", "mR"))
     result["differences"] = [
@@ -305,7 +315,9 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         "data": {},
     }
     for label, source, split_list in zip(data_labels, args.data, split_lists, strict=True):
-        measured, embeddings, ranks = compare_on(encoders, splits[label], args.batch_size, DTYPES[args.dtype])
+        measured, embeddings, ranks = compare_on(
+            encoders, splits[label], args.batch_size, DTYPES[args.dtype], args.hubness
+        )
         facts = {"source": source, "split": args.split, "split_list": split_list} | measured
         result["data"][label] = facts
         if args.output_dir:
@@ -338,6 +350,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output-dir", type=Path, help="folder for metrics.json, report.md and pictures")
     parser.add_argument("--batch-size", type=int, default=64, help="images or texts encoded at once (default 64)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="precision to compute in (default float32)")
+    parser.add_argument(
+        "--hubness", action="store_true", help="a second row for each model, corrected for hubness as in pir search"
+    )
     parser.add_argument(
         "--skip-bad-images", action="store_true", help="leave unreadable images out, counted and listed"
     )
