@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "modeling_pir/model": "",
     "modeling_pir/names": "index questions inference model",
     "modeling_pir/errors": "",
+    "training/benchmarks/search": "data evaluation",
     "training/benchmarks": "commands report run loop evaluation model data sample config",
     "training/commands": "report run loop evaluation model data sample config",
     "training/report": "run evaluation model data config",

@@ -1,6 +1,6 @@
 """What questions of several parts bring, measured on a captioned data set with scene names.
 
-    python -m training.benchmarks.search_questions --model hub_configs/pir-mini-rsicd --data FOLDER_OF_RSICD_PARQUET \
+    python -m training.benchmarks.search.questions --model hub_configs/pir-mini-rsicd --data FOLDER_OF_RSICD_PARQUET \
         --split-list rsicd --split test
 
 Four tasks, each with the functions that `PIRIndex.search` uses:
@@ -117,7 +117,7 @@ def measure_hubness(similarity: np.ndarray, offsets: np.ndarray, image_of: np.nd
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(
-        "python -m training.benchmarks.search_questions", description=__doc__.split("\n")[0]
+        "python -m training.benchmarks.search.questions", description=__doc__.split("\n")[0]
     )
     parser.add_argument("--model", required=True, help="Hub id or folder")
     parser.add_argument("--data", required=True, help="with scene names; see training.evaluate")

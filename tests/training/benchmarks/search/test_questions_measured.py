@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from training.benchmarks.search_questions import first, measure_both, measure_hubness, measure_marks, measure_without
+from training.benchmarks.search.questions import first, measure_both, measure_hubness, measure_marks, measure_without
 
 X, Y, Z = np.eye(3, dtype=np.float32)
 
