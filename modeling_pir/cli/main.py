@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Sequence
 
+from .. import __version__
 from .classify import add_classify
 from .convert import add_convert, add_export
 from .embed import add_embed
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all subcommands."""
     parser = argparse.ArgumentParser("pir", description="Find satellite images by a sentence.")
+    parser.add_argument("--version", action="version", version=f"pir {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_index(subparsers)
     add_search(subparsers)

@@ -48,6 +48,7 @@ def add_search(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--group", choices=("place", "none"), default="place", help="one hit a place, or all (default: %(default)s)"
     )
+    parser.add_argument("--root", metavar="FOLDER", help="where the archive is now (default: where it was indexed)")
     parser.add_argument("--exact", action="store_true", help="compare all vectors, even of a large index")
     parser.add_argument("--picture", metavar="PNG", help="write the hits as a sheet of pictures")
     parser.add_argument(
@@ -67,7 +68,7 @@ def _search(args: argparse.Namespace) -> int:
         check_can_be_written(path)
     clauses = [args.where, filter_clause(args.scene, args.after, args.before, args.box)]
     where = " AND ".join(f"({clause})" for clause in clauses if clause) or None
-    index = PIRIndex.open(args.index)
+    index = PIRIndex.open(args.index, root=args.root)
     if where:
         index.store.count(where)  # a filter that cannot be understood is refused before the model is loaded
     needs_model = query.images or args.model or args.revision or args.device
@@ -118,5 +119,6 @@ def _search_text(hits: Sequence["Hit"]) -> str:
         known = (hit.date or "", hit.sensor or "", hit.scene or "")
         standing = "" if hit.relevance is None else f"{hit.relevance:+.1f}"
         others = f"+{hit.others}" if hit.others else ""
-        rows.append((str(rank), f"{hit.similarity:.3f}", standing, others, hit.id[:8], *known, window, hit.path))
+        path = f"{hit.path} (missing)" if hit.is_missing else hit.path
+        rows.append((str(rank), f"{hit.similarity:.3f}", standing, others, hit.id[:8], *known, window, path))
     return table(rows)

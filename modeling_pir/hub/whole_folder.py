@@ -1,4 +1,4 @@
-"""Folders that are written whole or not at all, whenever the process dies."""
+"""Folders and files that are written whole or not at all, whenever the process dies."""
 
 import errno
 import os
@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 
 @contextmanager
@@ -33,6 +34,28 @@ def whole_folder(out_dir: str | Path) -> Iterator[Path]:
         partial.replace(out_dir)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """A file that takes its name, and the place of an older one, only when everything in it was written.
+
+    Args:
+        path: its name.
+
+    Yields:
+        A file beside it to write to, with the same suffix; renamed at the end, removed if anything fails.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.stem}-{uuid4().hex}{path.suffix}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _flush(folder: Path) -> None:

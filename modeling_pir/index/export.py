@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..hub.whole_folder import whole_file
 from .exchange.geojson import feature, feature_collection, write_geojson
 from .exchange.geoparquet import write_geoparquet
 from .exchange.stac_export import write_stac
@@ -51,10 +52,12 @@ def export_rows(path: str | Path, parts: Parts, metadata: Mapping) -> int:
                 count += len(rows)
                 yield from map(feature, rows)
 
-        write_geojson(path, features())
+        with whole_file(path) as partial:
+            write_geojson(partial, features())
         return count
     if path.suffix in (".parquet", ".geoparquet"):
-        return write_geoparquet(path, parts, metadata)
+        with whole_file(path) as partial:
+            return write_geoparquet(partial, parts, metadata)
     raise ValueError(
         f"{path} has the suffix {path.suffix!r}: name a .geojson or a .parquet file, or FOLDER/collection.json."
     )
@@ -114,7 +117,8 @@ def write_hits(path: str | Path, hits: Sequence[Hit], metadata: Mapping) -> None
     """
     check_hits_file(path)
     _, write = HIT_FORMATS[Path(path).suffix[1:]]
-    Path(path).write_bytes(write(hits, metadata))
+    with whole_file(path) as partial:
+        partial.write_bytes(write(hits, metadata))
 
 
 def check_hits_file(path: str | Path) -> None:

@@ -121,3 +121,50 @@ def test_exact_index_on_a_disk_that_cannot_be_written_is_searched(tmp_path, monk
     before = set(tmp_path.iterdir())
     assert len(ExactStore(str(tmp_path / "index")).nearest(np.ones(4, dtype=np.float32) / 2, 9)) == 5
     assert set(tmp_path.iterdir()) == before
+
+
+def test_damaged_file_is_told_in_one_sentence(tmp_path):
+    fill(ExactStore.create(str(tmp_path / "index"), {"dim": 4, "weights": ""}))
+    content, generator = (tmp_path / "index").read_bytes(), np.random.default_rng(0)
+    told = 0
+    for number in range(120):
+        damaged = bytearray(content)
+        for place in generator.integers(0, len(content), 40):
+            damaged[place] = generator.integers(0, 256)
+        path = tmp_path / f"{number}"
+        path.write_bytes(damaged[: generator.integers(1, len(content))] if number % 4 == 0 else damaged)
+        try:
+            store = ExactStore(str(path))
+            store.files()
+            store.nearest(np.ones(4, dtype=np.float32), 3)
+            list(store.rows("scene = 'harbor'"))
+        except (ValueError, OSError) as error:
+            told += 1
+            assert str(path) in str(error)
+    assert told > 30
+
+
+def test_many_small_runs_train_again_and_leave_few_parts(tmp_path, monkeypatch):
+    for name, value in {
+        "MIN_INDEX_ROWS": 1000,
+        "PARTITION_ROWS": 256,
+        "MAX_UNINDEXED": 100,
+        "MAX_FRAGMENTS": 4,
+    }.items():
+        monkeypatch.setattr(f"modeling_pir.index.stores.lance_store.{name}", value)
+    trained = []
+    train = LanceStore._train
+    monkeypatch.setattr(
+        LanceStore, "_train", lambda store, num_rows: trained.append(num_rows) or train(store, num_rows)
+    )
+    LanceStore.create(str(tmp_path / "index"), {"dim": 16, "weights": ""})
+    vectors = np.random.default_rng(0).normal(size=(2000, 16)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    starts = [0, *range(1000, 2000, 50)]
+    for start, end in zip(starts, [*starts[1:], 2000], strict=True):  # after the first, each adds 5 % or less
+        store = LanceStore(str(tmp_path / "index"))
+        store.append([make_row(f"/{number}", (0, 0, 1, 1)) for number in range(start, end)], vectors[start:end])
+        store.maintain()
+    assert trained == [1000, 1250, 1550, 1900] and store._index_stats().num_indices <= 8
+    assert store.table.stats()["fragment_stats"]["num_fragments"] <= 6
+    assert store.nearest(vectors[-1], 1)[0][0]["path"] == "/1999"

@@ -10,6 +10,7 @@ are checked against what is published. Files are copied as they are, pixels are 
 import argparse
 import json
 import logging
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -95,8 +96,11 @@ def prepare(name: str, annotations: Path, images: Path, output: Path, any_counts
     for rows in splits.values():
         for row in tqdm(rows, desc=f"{name}: images", unit="image"):
             path = images / row["filename"]
+            if not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(images)):
+                raise ValueError(f"The annotations name {row['filename']!r}, which is not below {images}: mend them.")
             open_image(path)
-            row["image"] = {"bytes": path.read_bytes(), "path": row["filename"]}
+            # Without a path: where a file of that name is at hand, `datasets` would keep its name and drop the bytes.
+            row["image"] = {"bytes": path.read_bytes(), "path": None}
     output.mkdir(parents=True, exist_ok=True)
     counts = Counter()
     for split, rows in splits.items():

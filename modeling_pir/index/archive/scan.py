@@ -15,6 +15,8 @@ from ..stores.columns import FileState
 from .labels import LABELS_FILE, Labels, labels_above, loses_facts, read_labels
 from .places import file_hash, find_moves, split_gone
 
+MAP_SUFFIXES = (".heat.png", ".heat.tif")  # what pir localize has drawn is no image of the archive
+
 
 @dataclass
 class Scan:
@@ -155,7 +157,7 @@ def _image_files(listing: Listing, exclude: str, scan: Scan) -> list[str]:
             labels, errors = read_labels(path)
             scan.labels |= labels
             scan.unreadable += errors
-        elif not path.lower().endswith((*IMAGE_SUFFIXES, *RASTER_SUFFIXES)):
+        elif not path.lower().endswith((*IMAGE_SUFFIXES, *RASTER_SUFFIXES)) or path.endswith(MAP_SUFFIXES):
             scan.skipped.append(path)
         else:
             files[path] = None

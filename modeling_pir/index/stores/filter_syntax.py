@@ -17,6 +17,10 @@ STATEMENTS = {"=", "<", ">", "<=", ">=", "<>", "!=", "in", "like", "is", "betwee
 JOINING = {*STATEMENTS, "not", "("}  # what may stand between a column and the value that it is compared with
 
 
+class FilterError(ValueError):
+    """A filter that cannot be understood."""
+
+
 def check_filter(where: str, columns: Mapping[str, type]) -> None:
     """Refuse what the two kinds of index do not understand alike.
 
@@ -25,17 +29,18 @@ def check_filter(where: str, columns: Mapping[str, type]) -> None:
         columns: names and types.
 
     Raises:
-        ValueError: a word that is no column, a text in double quotes, text compared with a number, or no comparison.
+        FilterError: (a ValueError) a word that is no column, a text in double quotes, text compared with a number, or
+            no comparison.
     """
     tokens = [(match.lastgroup, match[match.lastgroup]) for match in TOKEN.finditer(where)]
     for kind, token in tokens:
         if kind == "other":
             hint = "texts are written in 'single quotes'" if token == '"' else "it is not known here"
-            raise _refusal(where, f"{token} cannot be used: {hint}", columns)
+            raise refusal(where, f"{token} cannot be used: {hint}", columns)
         if kind == "word" and token.strip("`").lower() not in WORDS | columns.keys():
-            raise _refusal(where, f"no column or operator {token}", columns)
+            raise refusal(where, f"no column or operator {token}", columns)
     if not any(token.lower() in STATEMENTS for _, token in tokens):
-        raise _refusal(where, "it compares nothing", columns)
+        raise refusal(where, "it compares nothing", columns)
     _check_types(where, tokens, columns)
 
 
@@ -48,7 +53,7 @@ def _check_types(where: str, tokens: Sequence[tuple[str, str]], columns: Mapping
         for kind_beside, value in _compared_with(plain, place):
             if kind_beside == ("number" if columns[token] is str else "text"):
                 needed = "text, in 'single quotes'" if columns[token] is str else "a number"
-                raise _refusal(where, f"{token} is compared with {value}, and it is {needed}", columns)
+                raise refusal(where, f"{token} is compared with {value}, and it is {needed}", columns)
 
 
 def _compared_with(tokens: Sequence[tuple[str, str]], place: int) -> list[tuple[str, str]]:
@@ -69,9 +74,9 @@ def _compared_with(tokens: Sequence[tuple[str, str]], place: int) -> list[tuple[
     return found
 
 
-def _refusal(where: str, reason: str, columns: Mapping[str, type]) -> ValueError:
+def refusal(where: str, reason: str, columns: Mapping[str, type]) -> FilterError:
     """The sentence for a filter that cannot be understood."""
-    return ValueError(
+    return FilterError(
         f"The filter {where!r} cannot be understood ({reason}): write SQL over {', '.join(columns)}, such as "
         "\"date >= '2020' AND scene = 'airport'\"."
     )

@@ -16,7 +16,7 @@ import numpy as np
 from ...errors import need
 from .bit_codes import CODE_BYTES, encode, nearest_codes
 from .columns import COLUMNS, STATE_COLUMNS, FileState, Row, in_files
-from .filter_syntax import check_filter
+from .filter_syntax import check_filter, refusal
 from .store import Store, parse_state
 
 TABLE, STATE_TABLE = "images", "state"
@@ -33,8 +33,11 @@ FEW_ROWS = 50_000  # up to here, their codes are, and the vectors of these candi
 CANDIDATES, CANDIDATES_PER_HIT = 400, 40  # at least, and for each hit,
 MAX_CANDIDATES = 2_000  # but not more than this, unless more hits are wanted
 MAX_HITS = 10_000_000  # with the candidates for each, what Lance can count
-STALE_SHARE = 0.2  # of rows added since the vector index was trained, from which on it is trained again
-KEEP_VERSIONS = timedelta(hours=1)  # for readers that are in the middle of a search
+STALE_SHARE = 0.2  # of rows written since the vector index was trained, from which on it is trained again
+MAX_PARTS = 8  # of the vector index, each searched by itself
+MAX_FRAGMENTS = 16  # of few rows, from which on they are merged
+MAX_UNINDEXED = 5_000  # rows that a search compares one by one, in about 10 ms
+KEEP_VERSIONS = timedelta(minutes=10)  # for readers that are in the middle of a search or an export
 BATCH_ROWS = 10_000
 
 
@@ -105,6 +108,7 @@ class LanceStore(Store):
         super().__init__(path)
         if not _is_address(path) and not Path(path, f"{TABLE}.lance").is_dir():  # connecting would make the folder
             raise ValueError(f"{path} is no index: make one with pir index.")
+        self._num_written = 0  # rows, since the last maintenance
         self._snapshot: _Snapshot | None = None
         self._lock = threading.Lock()  # the page searches from several threads
         try:
@@ -203,12 +207,14 @@ class LanceStore(Store):
         """Add rows, all of them or none; each takes the place of the one of its id."""
         with self._writing():
             self._merge_by_id().execute(self._to_arrow(rows, embeddings))
+        self._num_written += len(rows)
 
     def replace(self, paths: Sequence[str], rows: Sequence[Row], embeddings: np.ndarray) -> None:
         """Put rows in the place of all rows of some files, at once."""
         merge = self._merge_by_id().when_not_matched_by_source_delete(in_files(list(map(self.stored_path, paths))))
         with self._writing():
             merge.execute(self._to_arrow(rows, embeddings))
+        self._num_written += len(rows)
 
     def _merge_by_id(self) -> object:
         """A write that replaces rows of the same id and adds the others."""
@@ -254,10 +260,7 @@ class LanceStore(Store):
         except ValueError as error:
             reason = " ".join(str(error).removeprefix("Invalid input, ").split())
             reason = reason.split(", /")[0].split(" Valid fields are")[0]  # no source lines, no inner columns
-            raise ValueError(
-                f"The filter {where!r} cannot be understood ({reason}): write SQL over {', '.join(COLUMNS)}, such as "
-                "\"date >= '2020' AND scene = 'airport'\"."
-            ) from error
+            raise refusal(where, reason, self.columns) from error
 
     def _scan(self, where: str | None, columns: list[str]) -> object:
         """A query for all rows, without a vector."""
@@ -384,24 +387,39 @@ class LanceStore(Store):
         return found.column("embedding").combine_chunks().flatten().to_numpy().reshape(len(positions), -1)
 
     def maintain(self) -> None:
-        """Merge small fragments and bring the indexes up to date, where there is something to be done."""
+        """Merge small fragments and bring the indexes up to date, where there is something to be done.
+
+        To merge and to extend an index cost as much as the rows that are there already, so that many small runs wait
+        until it is worth it: new rows are searched one by one until then. Extended again and again, an index fits its
+        rows less and less and falls into parts, so it is trained anew after enough writes, however small each was.
+        """
+        with self._writing():
+            stats, num_rows = self._index_stats(), self.count()
+            trained = self.state.get("trained_rows", stats.num_indexed_rows if stats else 0)
+            written = self.state.get("written_rows", 0) + self._num_written
+            num_parts = (stats.num_indices or 1) if stats else 0
+            is_stale = stats is None or written > STALE_SHARE * trained or num_parts > MAX_PARTS
+            num_small = self.table.stats()["fragment_stats"]["num_small_fragments"]
+            if num_small > MAX_FRAGMENTS or (stats and stats.num_unindexed_rows > MAX_UNINDEXED):
+                self.table.optimize(cleanup_older_than=KEEP_VERSIONS)
+            if num_rows >= MIN_INDEX_ROWS and is_stale:
+                self._train(num_rows)
+                self.write_state(trained_rows=num_rows, written_rows=0)
+            elif stats is not None and self._num_written:
+                self.write_state(written_rows=written)
+            self._num_written = 0
+
+    def _train(self, num_rows: int) -> None:
+        """Make the vector index anew, and those of the columns that filters use."""
         from lancedb.index import Bitmap, BTree, IvfRq
 
-        with self._writing():
-            stats = self._index_stats()
-            has_new = stats is not None and stats.num_unindexed_rows > 0
-            if has_new or self.table.stats()["fragment_stats"]["num_small_fragments"] > 1:
-                self.table.optimize(cleanup_older_than=KEEP_VERSIONS)
-            num_rows = self.count()
-            num_new = num_rows if stats is None else stats.num_unindexed_rows
-            if num_rows < MIN_INDEX_ROWS or num_new <= STALE_SHARE * num_rows:
-                return
-            partitions = max(1, num_rows // PARTITION_ROWS)
-            self.table.create_index("embedding", config=IvfRq(distance_type="dot", num_partitions=partitions))
-            for column in ("scene", "sensor"):
-                self.table.create_index(column, config=Bitmap())
-            for column in ("date", "minx", "miny", "maxx", "maxy"):
-                self.table.create_index(column, config=BTree())
+        partitions = max(1, num_rows // PARTITION_ROWS)
+        self.table.create_index("embedding", config=IvfRq(distance_type="dot", num_partitions=partitions))
+        for column in ("scene", "sensor"):
+            self.table.create_index(column, config=Bitmap())
+        for column in ("date", "minx", "miny", "maxx", "maxy"):
+            self.table.create_index(column, config=BTree())
+        self.table.optimize(cleanup_older_than=KEEP_VERSIONS)
 
 
 def _refine_factor(k: int) -> int:

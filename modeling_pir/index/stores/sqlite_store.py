@@ -13,7 +13,7 @@ from urllib.parse import quote as quote_address
 import numpy as np
 
 from .columns import COLUMNS, STATE_COLUMNS, FileState, Row
-from .filter_syntax import check_filter
+from .filter_syntax import FilterError, check_filter, refusal
 from .store import Store, parse_state
 
 SQL_TYPES = {str: "TEXT", int: "INTEGER", float: "REAL"}
@@ -50,7 +50,7 @@ class ExactStore(Store):
         self._lock = threading.RLock()  # the page searches from several threads
         try:
             (text,) = self._execute("SELECT value FROM metadata").fetchone()
-        except (sqlite3.DatabaseError, TypeError) as error:
+        except (sqlite3.DatabaseError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is no index ({error}): make one with pir index.") from error
         try:
             self.metadata = json.loads(text)
@@ -62,8 +62,9 @@ class ExactStore(Store):
     def columns(self) -> dict[str, type]:
         """Names and types: those of `COLUMNS`, then what labels have brought."""
         kinds = {sql: kind for kind, sql in SQL_TYPES.items()}
-        found = self._execute("SELECT name, type FROM pragma_table_info('images')")
-        return {name: kinds[sql] for name, sql in found if sql in kinds}  # but the embedding
+        with self._reading():
+            found = self._execute("SELECT name, type FROM pragma_table_info('images')")
+            return {name: kinds[sql] for name, sql in found if sql in kinds}  # but the embedding
 
     def add_columns(self, columns: Mapping[str, type]) -> None:
         """Add columns that are not there yet, empty in all rows."""
@@ -143,6 +144,18 @@ class ExactStore(Store):
                 raise
 
     @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Turn what a damaged file leads to, from SQLite's errors to a vector of another length, into one sentence."""
+        try:
+            yield
+        except FilterError:
+            raise
+        except sqlite3.OperationalError as error:
+            raise OSError(f"{self.path} cannot be read ({error}): run this again, or make it anew.") from error
+        except (sqlite3.DatabaseError, TypeError, LookupError, OverflowError, ValueError) as error:
+            raise OSError(f"{self.path} is damaged ({error}): restore it, or make it anew with pir index.") from error
+
+    @contextmanager
     def _writing(self) -> Iterator[None]:
         """A transaction that writes; what is in memory is out of date afterwards."""
         self._version = None
@@ -151,6 +164,8 @@ class ExactStore(Store):
                 yield
         except sqlite3.OperationalError as error:
             raise OSError(f"{self.path} cannot be written ({error}): what was committed before is kept.") from error
+        except sqlite3.DatabaseError as error:
+            raise OSError(f"{self.path} is damaged ({error}): restore it, or make it anew with pir index.") from error
 
     def _insert(self, rows: Sequence[Row], embeddings: np.ndarray) -> None:
         """Insert inside a transaction."""
@@ -196,16 +211,18 @@ class ExactStore(Store):
 
     def _matching(self, where: str | None) -> np.ndarray:
         """Row ids, ascending. A filter cannot write: SQLite runs one statement at a time, and this one reads."""
-        if where is not None:
-            check_filter(where, self.columns)
+        if where is None:
+            with self._reading():
+                found = self._execute("SELECT rowid FROM images ORDER BY rowid")
+                return np.fromiter((row_id for (row_id,) in found), dtype=np.int64)
+        check_filter(where, self.columns)
         try:
-            cursor = self._execute(f"SELECT rowid FROM images WHERE ({where or 1}\n) ORDER BY rowid")
+            cursor = self._execute(f"SELECT rowid FROM images WHERE ({where}\n) ORDER BY rowid")
             return np.fromiter((row_id for (row_id,) in cursor), dtype=np.int64)
-        except (sqlite3.Error, sqlite3.Warning) as error:
-            raise ValueError(
-                f"The filter {where!r} cannot be understood ({error}): write SQL over {', '.join(COLUMNS)}, such as "
-                "\"date >= '2020' AND scene = 'airport'\"."
-            ) from error
+        except (sqlite3.OperationalError, sqlite3.Warning) as error:
+            raise refusal(where, str(error), self.columns) from error
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            raise OSError(f"{self.path} is damaged ({error}): restore it, or make it anew with pir index.") from error
 
     def count(self, where: str | None = None) -> int:
         """Number of rows that a filter leaves.
@@ -214,14 +231,16 @@ class ExactStore(Store):
             ValueError: the filter cannot be understood.
         """
         if where is None:
-            return self._execute("SELECT count(*) FROM images").fetchone()[0]
+            with self._reading():
+                return self._execute("SELECT count(*) FROM images").fetchone()[0]
         return len(self._matching(where))
 
     def files(self) -> dict[str, FileState]:
         """State of the indexed files, by absolute path."""
-        kept = [name for name in STATE_COLUMNS if name in self.columns]  # an older index has not all
-        cursor = self._execute(f"SELECT path, {', '.join(kept)} FROM images GROUP BY path")
-        return {self.full_path(path): FileState(**dict(zip(kept, state, strict=True))) for path, *state in cursor}
+        with self._reading():
+            kept = [name for name in STATE_COLUMNS if name in self.columns]  # an older index has not all
+            cursor = self._execute(f"SELECT path, {', '.join(kept)} FROM images GROUP BY path")
+            return {self.full_path(path): FileState(**dict(zip(kept, state, strict=True))) for path, *state in cursor}
 
     def rows(self, where: str | None = None) -> Iterator[tuple[list[Row], np.ndarray]]:
         """Rows and their vectors (rows, projection_dim), in parts."""
@@ -232,18 +251,19 @@ class ExactStore(Store):
     def values(self, columns: Sequence[str]) -> Iterator[tuple]:
         """Some columns of all rows, without their vectors."""
         names = ", ".join(columns)
-        with self._lock:
+        with self._lock, self._reading():
             yield from self._execute(f"SELECT {names} FROM images ORDER BY rowid").fetchall()
 
     def _fetch(self, row_ids: np.ndarray) -> tuple[list[Row], np.ndarray]:
         """Rows in the order of their ids, and their vectors."""
         rows, vectors = [], []
-        for row_id in row_ids.tolist():
-            cursor = self._execute("SELECT * FROM images WHERE rowid = ?", (row_id,))
-            stored = dict(zip((name for name, *_ in cursor.description), cursor.fetchone(), strict=True))
-            vectors.append(np.frombuffer(stored.pop("embedding"), dtype="<f4"))
-            rows.append(self.full_row(stored))
-        return rows, np.stack(vectors)
+        with self._reading():
+            for row_id in row_ids.tolist():
+                cursor = self._execute("SELECT * FROM images WHERE rowid = ?", (row_id,))
+                stored = dict(zip((name for name, *_ in cursor.description), cursor.fetchone(), strict=True))
+                vectors.append(np.frombuffer(stored.pop("embedding"), dtype="<f4"))
+                rows.append(self.full_row(stored))
+            return rows, np.stack(vectors)
 
     def _load(self) -> None:
         """Read the vectors, unless those in memory are the file's."""
@@ -276,7 +296,7 @@ class ExactStore(Store):
         Raises:
             ValueError: the filter cannot be understood.
         """
-        with self._transaction("DEFERRED"):  # vectors and rows of one state
+        with self._reading(), self._transaction("DEFERRED"):  # vectors and rows of one state
             self._load()
             vectors, row_ids = self._vectors, self._row_ids
             if where is not None:

@@ -50,3 +50,22 @@ def test_another_file_is_not_taken_for_the_annotations(archive):
     (archive / "other.json").write_text("[1]")
     with pytest.raises(ValueError, match="not the archive's annotation file"):
         prepare("rsicd", archive / "other.json", archive, archive / "out")
+
+
+def test_it_may_run_in_the_folder_of_the_images(archive, monkeypatch):
+    monkeypatch.chdir(archive)
+    prepare("rsicd", archive / "dataset.json", archive, archive / "out", any_counts=True)
+    for image in archive.glob("*.jpg"):
+        image.unlink()
+    assert load_image_captions(str(archive / "out"), "train")[0]["image"].size == (24, 24)
+
+
+@pytest.mark.parametrize("name", ["../private.jpg", "/etc/private.jpg"])
+def test_a_file_outside_of_the_images_is_not_packed(archive, name):
+    annotations = json.loads((archive / "dataset.json").read_text())
+    annotations["images"][0]["filename"] = name
+    (archive / "images").mkdir()
+    Image.new("RGB", (24, 24)).save(archive / "private.jpg")
+    (archive / "dataset.json").write_text(json.dumps(annotations))
+    with pytest.raises(ValueError, match="private.jpg', which is not below"):
+        prepare("rsicd", archive / "dataset.json", archive / "images", archive / "out", any_counts=True)
