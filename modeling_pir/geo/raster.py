@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from PIL import Image
@@ -23,6 +24,7 @@ from .values import bit_range, color_table, find_fill_values, find_stretch, stre
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt")
 OVERVIEW_SIZE = 1024  # pixels, longer side of the overview that the stretch is read from
+SCENE_SIGNATURES = {b"II*\0": ".tif", b"MM\0*": ".tif", b"II+\0": ".tif", b"MM\0+": ".tif", b"\0\0\0\x0cjP  ": ".jp2"}
 GEO_TIFF_TAGS = (33550, 33922, 34264, 34735, 50844)  # pixel scale, tie points, transformation, keys, polynomials
 
 
@@ -74,6 +76,41 @@ def open_as_image(path: str | Path, bands: Sequence[int] | None = None, allow_re
     if is_georaster(path):
         return read_window(path, None, OVERVIEW_SIZE, bands, allow_references)
     return open_image(path)
+
+
+def open_content_as_image(content: bytes, name: str, max_pixels: int) -> Image.Image:
+    """Open the content of a file that was sent as one picture: a scene as [`open_as_image`] does, or any image.
+
+    Args:
+        content: of a file.
+        name: what errors call it.
+        max_pixels: of a scene; a larger one is refused before it is decoded.
+
+    Returns:
+        8-bit RGB.
+
+    Raises:
+        ValueError: content that cannot be read, or too many pixels.
+        ImportError: a scene, and rasterio is missing.
+    """
+    suffix = next((suffix for magic, suffix in SCENE_SIGNATURES.items() if content.startswith(magic)), None)
+    if suffix is None:
+        return open_image(content, name)
+    with TemporaryDirectory() as folder:  # alone there, without any side file
+        path = os.path.join(folder, f"picture{suffix}")
+        Path(path).write_bytes(content)
+        try:
+            if not is_georaster(path):
+                return open_image(content, name)
+            with open_dataset(path) as dataset:
+                if dataset.width * dataset.height > max_pixels:
+                    raise ValueError(
+                        f"{path} has {dataset.width} x {dataset.height} pixels, more than the {max_pixels:,} that are "
+                        "read here: make it smaller or cut a part out of it."
+                    )
+            return open_as_image(path)
+        except ValueError as error:
+            raise ValueError(str(error).replace(path, name)) from error
 
 
 def read_window(

@@ -141,8 +141,8 @@ def commit(
 
 
 def _is_unplaced(file: EmbeddedFile) -> bool:
-    """Whether a file is a scene whose place is not known."""
-    return file.rows[0]["footprint"] is None and os.path.isfile(file.path) and is_georaster(file.path)
+    """Whether a file is a scene whose place is not known; chips off the limb of a full disk have none either."""
+    return all(row["footprint"] is None for row in file.rows) and os.path.isfile(file.path) and is_georaster(file.path)
 
 
 def _change(store: LanceStore | ExactStore, paths: Sequence[str], change: Callable[[Row], Row]) -> None:

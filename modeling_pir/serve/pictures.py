@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from PIL import Image
 
+from ..geo.raster import open_content_as_image
 from ..index.hit_pictures import hit_image
-from ..inference.images import open_image
 
 if TYPE_CHECKING:
     from ..index.hit import Hit
@@ -105,7 +105,7 @@ class QueryPictures:
         if self._cache.get(name) is None:
             with self._reader:
                 _check_pixels(content)
-                image = open_image(content, "The picture")
+                image = open_content_as_image(content, "The picture", MAX_QUERY_PIXELS)
             image.thumbnail((QUERY_SIZE, QUERY_SIZE))
             self._cache.put(name, image)
         return name

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from modeling_pir.geo.chips import iter_chips
-from modeling_pir.geo.raster import Raster, open_as_image
+from modeling_pir.geo.raster import Raster, open_as_image, open_content_as_image
 from modeling_pir.geo.values import find_fill_values
 from tests.geo.test_raster import METRES, noise, write_raster
 
@@ -98,3 +98,13 @@ def test_scene_that_has_changed_is_looked_at_anew(tmp_path):
     os.utime(path, (1, 1))
     pixels = np.asarray(open_as_image(path))
     assert pixels.min() == 0 and pixels.max() == 255 and 100 < pixels.mean() < 155
+
+
+def test_scene_that_is_sent_is_read_as_the_file_is(tmp_path):
+    path = write_raster(tmp_path / "a.tif", noise(5, dtype=np.uint16, low=300, high=2800), METRES, "EPSG:32633")
+    sent = open_content_as_image(path.read_bytes(), "The picture", 10_000)
+    assert np.array_equal(np.asarray(sent), np.asarray(open_as_image(path)))
+    with pytest.raises(ValueError, match=r"^The picture has 60 x 40 pixels, more than the 1,000 that are read here"):
+        open_content_as_image(path.read_bytes(), "The picture", 1000)
+    with pytest.raises(ValueError, match=r"^The picture cannot be read"):
+        open_content_as_image(path.read_bytes()[:400], "The picture", 10_000)

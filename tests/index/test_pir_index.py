@@ -327,6 +327,17 @@ def test_scenes_that_are_hard(index, tmp_path):
     assert len(corners) == 4 and len({longitude for longitude, _ in corners}) == 4  # no upright rectangle
 
 
+def test_full_disk_is_placed_though_its_corners_are_not(index, tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    goes = "+proj=geos +h=35786023 +lon_0=-75 +sweep=x +ellps=GRS80 +units=m"
+    disk = rasterio.Affine(170_000, 0, -5_440_000, 0, -170_000, 5_440_000)
+    write_raster(tmp_path / "disk.tif", noise(64, 64), crs=goes, transform=disk)
+    write_raster(tmp_path / "metres.tif", noise(), crs="EPSG:4326", transform=rasterio.Affine(2, 0, 5e5, 0, -2, 5e6))
+    report = index.add([tmp_path / "disk.tif", tmp_path / "metres.tif"], chips=ChipOptions(chip_size=16, overlap=0))
+    assert report.unplaced == [str(tmp_path / "metres.tif")] and report.errors == []
+    assert 0 < len(index.search("a", k=99, where="footprint IS NOT NULL AND path LIKE '%disk%'")) < 16
+
+
 def test_scene_that_breaks_off_leaves_no_row(index, tmp_path, monkeypatch):
     rasterio = pytest.importorskip("rasterio")
     whole, broken = tmp_path / "whole.tif", tmp_path / "broken.tif"
