@@ -221,12 +221,13 @@ def test_large_images_wait_in_small_groups(archive, tiny_model, tiny_processor, 
     counts = []
     monkeypatch.setattr("modeling_pir.index.embed_files.GROUP_PIXELS", 2 * 48 * 40)
 
-    def embed(model, processor, images, batch_size):
-        counts.append(len(images))
-        return embed_images(model, processor, images, batch_size)
+    class CountingEncoder(PIREncoder):
+        def embed_images(self, images, *arguments):
+            counts.append(len(images))
+            return super().embed_images(images, *arguments)
 
-    monkeypatch.setattr("modeling_pir.inference.embed.embed_images", embed)
-    files = list(embed_files(tiny_model, tiny_processor, sorted(map(str, archive.iterdir()))))
+    encoder = CountingEncoder(tiny_model, tiny_processor)
+    files = list(embed_files(encoder, sorted(map(str, archive.iterdir()))))
     assert len(files) == 4 and all(len(file.rows) == 1 for file in files)
     assert max(counts) == 2 and sum(counts) == 4
 
