@@ -25,13 +25,14 @@ LEFT_OUT = ("footprint", "hash", "hubness")  # of a table: no outline fits a cel
 Parts = Iterable[tuple[list[Row], np.ndarray]]  # rows and their vectors (rows, projection_dim)
 
 
-def export_rows(path: str | Path, parts: Parts, metadata: Mapping) -> int:
+def export_rows(path: str | Path, parts: Parts, metadata: Mapping, columns: Mapping[str, type] = COLUMNS) -> int:
     """Write rows to a file whose name says the format: `.geojson` (no vectors), `.parquet`, or `collection.json`.
 
     Args:
         path: of the file.
         parts: rows and vectors.
         metadata: of the index.
+        columns: of the index, with their types.
 
     Returns:
         The number of rows.
@@ -56,8 +57,9 @@ def export_rows(path: str | Path, parts: Parts, metadata: Mapping) -> int:
             write_geojson(partial, features())
         return count
     if path.suffix in (".parquet", ".geoparquet"):
+        extra = {name: kind for name, kind in columns.items() if name not in COLUMNS}
         with whole_file(path) as partial:
-            return write_geoparquet(partial, parts, metadata)
+            return write_geoparquet(partial, parts, metadata, extra)
     raise ValueError(
         f"{path} has the suffix {path.suffix!r}: name a .geojson or a .parquet file, or FOLDER/collection.json."
     )

@@ -55,6 +55,21 @@ def test_export_is_read_back_as_it_was(index, exported, tmp_path, tiny_model, ti
     assert len(other) == 5  # a second time, the rows are replaced
 
 
+def test_columns_that_labels_brought_are_handed_over(tmp_path, tiny_images, tiny_model, tiny_processor):
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    tiny_images[0].save(folder / "0.png")
+    tiny_images[1].save(folder / "1.png")
+    (folder / "metadata.jsonl").write_text('{"file_name": "0.png", "country": "Fiji", "clouds": 0.25}\n')
+    first, second = (PIRIndex.create(tmp_path / name, tiny_model, tiny_processor, engine="exact") for name in "ab")
+    first.add(folder)
+    first.export(tmp_path / "rows.parquet")
+    import_vectors(second, open_vectors(tmp_path / "rows.parquet"))
+    for where in ("country = 'Fiji'", "clouds < 0.5"):
+        (hit,) = second.search("a", k=5, where=where)
+        assert hit.path == str(folder / "0.png")
+
+
 def test_rows_of_pir_embed_are_read(index, tmp_path, tiny_model, tiny_processor):
     """Its columns are the user's own, and what could not be embedded has no vector."""
     _, (row, vector) = everything(index).popitem()

@@ -63,6 +63,15 @@ def test_search_answers_as_the_index_does(client, index):
     assert ids(client.get("/api/search", params={"text": "a green square", "k": 3})) == expected
 
 
+def test_sentence_is_embedded_once_for_the_search_and_its_doubts(index, monkeypatch):
+    client = client_of(index)
+    asked, embed = [], index.encoder.embed_texts
+    monkeypatch.setattr(index.encoder, "embed_texts", lambda texts: asked.append(texts) or embed(texts))
+    monkeypatch.setattr("modeling_pir.index.pir_index.MIN_ROWS_OF_CHANCE", 1)
+    client.post("/api/search", json={"text": "a green square"})
+    assert asked == [["a green square"]]
+
+
 def test_filters_leave_what_they_name(client):
     def paths(**fields):
         answer = client.post("/api/search", json={"text": "a", **fields}).json()

@@ -143,5 +143,5 @@ def _arrays(rows: list[Row], vectors: np.ndarray | None, schema: pa.Schema) -> l
             flat = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).ravel())
             arrays.append(pa.FixedSizeListArray.from_arrays(flat, schema.field(EMBEDDING).type.list_size))
         else:
-            arrays.append(pa.array([row[item.name] for row in rows], item.type))
+            arrays.append(pa.array([row.get(item.name) for row in rows], item.type))
     return arrays

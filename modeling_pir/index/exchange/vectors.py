@@ -28,7 +28,7 @@ class VectorFile:
     Attributes:
         path: of the file.
         description: `model_id`, `revision`, `weights` and `dim` of the model that made them, see `Encoder.describe`.
-        columns: of the file that an index has, too.
+        columns: of the file that an index takes: its own, and those that labels brought to an exported one.
         path_column: that names the images; None if there is none.
     """
 
@@ -104,6 +104,9 @@ def open_vectors(path: str | Path) -> VectorFile:
             "file again."
         )
     columns = tuple(name for name in COLUMNS if name in schema.names and _fits(schema.field(name).type, COLUMNS[name]))
+    if b"emb" in schema.metadata:
+        others = [item for item in schema if item.name not in COLUMNS]
+        columns += tuple(item.name for item in others if any(_fits(item.type, kind) for kind in (str, int, float)))
     path_column = next((name for name in PATH_NAMES if name in schema.names), None)
     return VectorFile(str(path), description, columns, path_column)
 
