@@ -95,8 +95,9 @@ def _add_search(app: FastAPI, archive: Archive) -> None:
             "name": archive.name,
             "images": found.num_rows,
             "files": found.num_files,
-            "scenes": [{"name": name, "count": count} for name, count in found.scenes],
-            "sensors": [{"name": name, "count": count} for name, count in found.sensors],
+            "scenes": _counted(found.scenes),
+            "sensors": _counted(found.sensors),
+            "others": {name: _counted(values) for name, values in found.others.items()},
             "dates": found.dates,
             "placed": found.num_placed,
             "places": found.places,
@@ -117,6 +118,11 @@ def _add_search(app: FastAPI, archive: Archive) -> None:
     @app.post("/api/rank", summary="Which of some sentences fits an image best")
     def rank(ranking: Ranking) -> list[dict]:
         return [{"rank": n, "similarity": value, "sentence": text} for n, value, text in archive.rank(ranking)]
+
+
+def _counted(values: Iterable[tuple[str, int]]) -> list[dict]:
+    """Values with their counts."""
+    return [{"name": name, "count": count} for name, count in values]
 
 
 def _answer(archive: Archive, question: Question, format_name: str) -> Response:

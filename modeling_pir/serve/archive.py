@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ import numpy as np
 from ..index.filters import filter_clause
 from ..index.hit import Hit
 from ..index.questions.query import Query
+from ..index.stores.columns import quote
 from ..inference.belief import belief_map
 from ..inference.classify import rank_sentences
 from ..inference.encoder import PIREncoder
@@ -93,7 +94,7 @@ class Archive:
         Raises:
             ValueError: nothing is asked, or a filter or a picture that does not fit.
         """
-        where = filter_of(question)
+        where = filter_of(question, self.index.store.columns)
         if not (question.text or question.picture or question.like):
             raise ValueError("There is nothing to search for: write a sentence, or choose an image.")
         query = Query(
@@ -189,10 +190,19 @@ class Archive:
         return self.queries.get(ranking.picture) if ranking.picture else hit_image(self.hit(ranking.row))
 
 
-def filter_of(question: Question) -> str | None:
-    """SQL of a question's filters; None if there is none."""
+def filter_of(question: Question, columns: Mapping[str, type]) -> str | None:
+    """SQL of a question's filters; None if there is none.
+
+    Raises:
+        ValueError: a column that the index does not have, or that is no text.
+    """
+    chosen = {"scene": list(question.scene), "sensor": list(question.sensor)}
+    for pair in question.only:
+        name, _, value = pair.partition("=")
+        if columns.get(name) is not str or not value:
+            texts = ", ".join(column for column, kind in columns.items() if kind is str)
+            raise ValueError(f"{pair!r} is not COLUMN=VALUE with a column of text: this index has {texts}.")
+        chosen.setdefault(name, []).append(value)
     clauses = [filter_clause(date_from=question.after, date_to=question.before, box=question.box)]
-    for column, values in (("scene", question.scene), ("sensor", question.sensor)):
-        quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
-        clauses.append(f"{column} IN ({quoted})" if values else None)
+    clauses += [f"{name} IN ({', '.join(map(quote, values))})" for name, values in chosen.items() if values]
     return " AND ".join(f"({clause})" for clause in clauses if clause) or None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..index.questions.bank import bank_embeds, bank_sentences
+from ..index.stores.columns import COLUMNS as INDEX_COLUMNS
 
 if TYPE_CHECKING:
     from ..index.pir_index import PIRIndex
@@ -21,6 +22,7 @@ NUM_BEST = 3  # images by which an example sentence is judged
 MAX_EXAMPLE = 34  # letters of an example sentence
 MIN_LETTERS = 5  # of a word that two examples do not share
 MAX_PLACES = 3000  # dots on the map; beyond, neighbours become one
+MAX_CHOICES = 50  # values of a column that a filter offers
 CELLS = (0.0, 0.01, 0.1, 0.5, 2.0, 10.0)  # degrees within which images are one dot
 COLUMNS = ("id", "path", "scene", "sensor", "date", "minx", "miny", "maxx", "maxy")
 Place = tuple[float, float, int]  # longitude, latitude, number of images
@@ -36,6 +38,7 @@ class Overview:
         root: the folder that all of them lie in; empty if there is none.
         scenes: labels with the number of rows, the most frequent first.
         sensors: likewise.
+        others: likewise, by column, for columns of text with few values that labels brought.
         dates: the first and the last; None if no row has one.
         num_placed: rows with a place on the ground.
         places: where they lie.
@@ -48,6 +51,7 @@ class Overview:
     root: str
     scenes: list[tuple[str, int]]
     sensors: list[tuple[str, int]]
+    others: dict[str, list[tuple[str, int]]]
     dates: tuple[str, str] | None
     num_placed: int
     places: list[Place]
@@ -62,22 +66,30 @@ def look_over(index: PIRIndex, seed: int = 0) -> Overview:
         index: with its model.
         seed: of the sample.
     """
-    rows = list(index.store.values(COLUMNS))
+    labels = [name for name, kind in index.store.columns.items() if kind is str and name not in INDEX_COLUMNS]
+    rows = list(index.store.values((*COLUMNS, *labels)))
     paths = {index.store.full_path(row[1]) for row in rows}
     dates = sorted(row[4] for row in rows if row[4])
-    placed = [row[5:] for row in rows if None not in row[5:]]
+    placed = [row[5:9] for row in rows if None not in row[5:9]]
     return Overview(
         num_rows=len(rows),
         num_files=len(paths),
         root=common_folder(paths),
         scenes=Counter(row[2] for row in rows if row[2]).most_common(),
         sensors=Counter(row[3] for row in rows if row[3]).most_common(),
+        others=choices(labels, [row[len(COLUMNS) :] for row in rows]),
         dates=(dates[0], dates[-1]) if dates else None,
         num_placed=len(placed),
         places=places(placed),
         sample=sample_ids(rows, seed),
         examples=fitting_examples(index),
     )
+
+
+def choices(names: list[str], rows: list[tuple]) -> dict[str, list[tuple[str, int]]]:
+    """How often each value of some columns is there; columns of more than `MAX_CHOICES` values are left out."""
+    counts = {name: Counter(row[place] for row in rows if row[place]) for place, name in enumerate(names)}
+    return {name: count.most_common() for name, count in counts.items() if 1 <= len(count) <= MAX_CHOICES}
 
 
 def common_folder(paths: set[str]) -> str:

@@ -25,6 +25,7 @@ class Question(BaseModel):
         k: hits at most.
         scene: only rows with one of these labels.
         sensor: only rows of one of these sensors.
+        only: "COLUMN=VALUE" each: only rows with one of the values that are given for a column that labels brought.
         after: only from this day, month or year on.
         before: only up to this day, month or year, itself included.
         box: only what touches west, south, east, north, in degrees.
@@ -41,6 +42,7 @@ class Question(BaseModel):
     k: int = Field(24, ge=1, le=MAX_HITS)
     scene: list[str] = []
     sensor: list[str] = []
+    only: list[str] = []
     after: str = ""
     before: str = ""
     box: str = ""

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from modeling_pir.index.pir_index import PIRIndex
 from modeling_pir.serve import access
 from modeling_pir.serve.access import Access
 from modeling_pir.serve.app import STATIC, build_app
@@ -82,6 +83,27 @@ def test_filters_leave_what_they_name(client):
     assert len(every) == 4 and paths(scene=["airport", "o'hare"]) == every and len(paths(scene=["o'hare"])) == 2
     assert len(paths(after="2011", before="2012")) == 2 and len(paths(sensor=["NAIP"])) == 3
     assert len(paths(box="179,-20,-179,0")) == 1 and paths(scene=["x' OR 'a'='a"]) == set()
+
+
+def test_columns_that_labels_brought_can_be_filtered(tmp_path, tiny_images, tiny_model, tiny_processor):
+    folder = tmp_path / "labelled"
+    folder.mkdir()
+    lines = []
+    for number, country in enumerate(["Fiji", "Chad", "Fiji"]):
+        tiny_images[number].save(folder / f"{number}.png")
+        lines.append(json.dumps({"file_name": f"{number}.png", "country": country, "clouds": 0.5}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    index = PIRIndex.create(tmp_path / "labelled.index", tiny_model, tiny_processor, engine="exact")
+    index.add(folder)
+    client = client_of(index)
+    assert client.get("/api/archive").json()["others"] == {
+        "country": [{"name": "Fiji", "count": 2}, {"name": "Chad", "count": 1}]
+    }
+    found = client.get("/api/search", params={"text": "a", "only": ["country=Fiji"]}).json()
+    assert found["total"] == 2 and {hit["path"] for hit in found["hits"]} == {"0.png", "2.png"}
+    for wrong in ("clouds=0.5", "continent=Asia", "country", "1=1"):
+        answer = client.post("/api/search", json={"text": "a", "only": [wrong]})
+        assert answer.status_code == 400 and "is not COLUMN=VALUE with a column of text" in answer.json()["error"]
 
 
 def test_like_finds_what_is_near_a_row_and_leaves_the_row_out(client, index):

@@ -29,27 +29,34 @@ export class Filters {
       const [first, last] = [wholeDate(archive.dates[0], "-01-01"), wholeDate(archive.dates[1], "-12-31")];
       for (const name of ["after", "before"]) Object.assign(byId(name), { min: first, max: last });
     }
-    button.hidden = !(archive.scenes.length || archive.sensors.length || archive.dates || archive.placed);
+    button.hidden = !(archive.scenes.length || Object.keys(archive.others).length || archive.sensors.length || archive.dates || archive.placed);
   }
 
   show(question) {
-    this.choices("scenes", "scene", this.archive.scenes, question.scene);
-    this.choices("sensors", "sensor", this.archive.sensors, question.sensor);
+    const column = (name) => (value) => this.onChange(name, toggled(question[name], value));
+    showChoices(byId("scenes"), this.archive.scenes, question.scene, column("scene"));
+    showChoices(byId("sensors"), this.archive.sensors, question.sensor, column("sensor"));
+    fill(byId("others"), ...Object.entries(this.archive.others).map(([name, all]) => {
+      const chosen = all.map((item) => item.name).filter((value) => question.only.includes(`${name}=${value}`));
+      const field = element("fieldset", {}, element("legend", {}, name), element("div", { className: "chips" }));
+      showChoices(field, all, chosen, (value) => this.onChange("only", toggled(question.only, `${name}=${value}`)));
+      return field;
+    }));
     byId("after").value = wholeDate(question.after, "-01-01");
     byId("before").value = wholeDate(question.before, "-12-31");
     byId("draw").textContent = question.box ? "Draw another box" : "Draw a box on the map";
   }
+}
 
-  choices(id, name, all, chosen) {
-    const field = byId(id);
-    field.hidden = !all.length;
-    fill(field.querySelector(".chips"), ...all.map((item) => {
-      const isChosen = chosen.includes(item.name);
-      const chip = element("button", { type: "button", className: "chip", "aria-pressed": String(isChosen) }, item.name, element("small", {}, thousands(item.count)));
-      chip.addEventListener("click", () => this.onChange(name, isChosen ? chosen.filter((other) => other !== item.name) : [...chosen, item.name]));
-      return chip;
-    }));
-  }
+const toggled = (list, value) => (list.includes(value) ? list.filter((other) => other !== value) : [...list, value]);
+
+function showChoices(field, all, chosen, onChoose) {
+  field.hidden = !all.length;
+  fill(field.querySelector(".chips"), ...all.map((item) => {
+    const chip = element("button", { type: "button", className: "chip", "aria-pressed": String(chosen.includes(item.name)) }, item.name, element("small", {}, thousands(item.count)));
+    chip.addEventListener("click", () => onChoose(item.name));
+    return chip;
+  }));
 }
 
 // A date field wants a day where an archive may know only a year or a month.

@@ -30,8 +30,8 @@ const filters = new Filters({
   onClear: () => ask({ ...question, ...filtersOf(emptyQuestion()) }),
 });
 
-function filtersOf({ scene, sensor, after, before, box }) {
-  return { scene, sensor, after, before, box };
+function filtersOf({ scene, sensor, only, after, before, box }) {
+  return { scene, sensor, only, after, before, box };
 }
 
 // Ask a new question: it goes into the address bar, so that it can be gone back from and be shared.

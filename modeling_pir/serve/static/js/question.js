@@ -1,13 +1,13 @@
 // The question that the page shows, as the server wants it, and as the address bar holds it.
 
-const LISTS = ["like", "unlike", "scene", "sensor"];
+const LISTS = ["like", "unlike", "scene", "sensor", "only"];
 const TEXTS = ["text", "without", "picture", "after", "before", "box"];
-const FILTERS = ["scene", "sensor", "after", "before", "box"];
+const FILTERS = ["scene", "sensor", "only", "after", "before", "box"];
 export const STEP = 24; // images that are shown, and again with "Show more"
 export const MOST = 480;
 
 export const emptyQuestion = () => ({
-  text: "", without: "", picture: "", like: [], unlike: [], scene: [], sensor: [], after: "", before: "", box: "", group: "place", k: STEP,
+  text: "", without: "", picture: "", like: [], unlike: [], scene: [], sensor: [], only: [], after: "", before: "", box: "", group: "place", k: STEP,
 });
 
 export const isAsked = (question) => Boolean(question.text || question.picture || question.like.length);
