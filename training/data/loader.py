@@ -107,7 +107,13 @@ def build_loader(
     if not config.streaming:
         items = make_items(rows, scenes, config, processor)
         return DataLoader(
-            items, config.batch_size, shuffle=True, drop_last=True, collate_fn=collate, num_workers=config.num_workers
+            items,
+            config.batch_size,
+            shuffle=True,
+            drop_last=True,
+            collate_fn=collate,
+            num_workers=config.num_workers,
+            pin_memory=accelerator.device.type == "cuda",
         )
     image_size = processor.image_processor.size["height"]
     items = StreamItems(
