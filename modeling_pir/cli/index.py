@@ -1,4 +1,4 @@
-"""`pir index`: make an index of an archive, or bring it up to date."""
+"""`pir index`: make an index of an archive, or bring it up to date; and what is done to its rows as a whole."""
 
 import argparse
 import json
@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING
 from ..geo.raster import RASTER_SUFFIXES
 from ..index.exchange.vectors import open_vectors
 from ..index.import_vectors import import_vectors
-from .options import Subparsers, add_chips, add_cluster, add_command, add_model, given_chips, load_model
+from .options import (
+    Subparsers,
+    add_chips,
+    add_cluster,
+    add_command,
+    add_model,
+    at_least_one,
+    given_chips,
+    load_model,
+)
 from .text import index_text
 
 if TYPE_CHECKING:
@@ -38,7 +47,10 @@ def add_index(subparsers: Subparsers) -> None:
     add_chips(parser, overlap=0.25)
     add_cluster(parser)
     parser.add_argument(
-        "--from", dest="vectors", metavar="PARQUET", help="rows and vectors that --export or pir embed has written"
+        "--from",
+        dest="vectors",
+        metavar="PARQUET",
+        help="rows and vectors that export-rows or pir embed has written",
     )
     parser.add_argument("--delete-missing", action="store_true", help="also delete what is gone from the folder")
     parser.add_argument(
@@ -47,53 +59,83 @@ def add_index(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--root", metavar="FOLDER", help="that paths are relative to (default: the first SOURCE, or where it has moved)"
     )
-    parser.add_argument("--delete", metavar="SQL", help="delete rows, such as \"scene = 'airport'\"")
-    parser.add_argument(
-        "--export", metavar="FILE", help="write all rows as .geojson, .parquet or FOLDER/collection.json"
-    )
-    parser.add_argument(
-        "--check", nargs="?", type=int, const=100, metavar="QUERIES", help="recall against exact search (100 queries)"
-    )
 
 
-def _index(args: argparse.Namespace) -> int:
-    """Do what is asked for, in the order: add, delete, export, check."""
-    if not (args.sources or args.vectors) and args.delete is None and args.export is None and args.check is None:
-        raise ValueError("There is nothing to do: name a SOURCE, or one of --from, --delete, --export and --check.")
-    if args.sources and args.vectors:
-        raise ValueError("A SOURCE and --from cannot be brought in at once: run pir index twice.")
-    if args.delete_missing and not (len(args.sources) == 1 and os.path.isdir(args.sources[0])):
-        raise ValueError("--delete-missing needs exactly one SOURCE, the folder whose state the index is to take.")
-    catalogue = take_in_catalogues(args)
-    index = index_of_vectors(args) if args.vectors else open_or_create(args)
-    result: dict = {"index": index.path, "engine": index.store.kind}
-    if args.sources:
-        with index.writing():
-            result |= asdict(add_sources(index, args, catalogue))
-    if args.vectors:
-        result |= asdict(import_vectors(index, open_vectors(args.vectors)))
-    if args.delete is not None:
-        result["deleted"] = result.get("deleted", 0) + index.delete(args.delete)
-    if args.export is not None:
-        result |= {"export": args.export, "exported": index.export(args.export)}
-    if args.check is not None:
-        result["recall@10"] = index.check(args.check)
-    result["rows"] = len(index)
-    if args.sources:
-        result["text_side"] = export_text_side(index)
+def add_rows(subparsers: Subparsers) -> None:
+    """`pir delete`, `pir export-rows` and `pir check`."""
+    about = (
+        ("delete", _delete, "delete rows of an index", "pir delete \"scene = 'airport'\" --index archive.lance"),
+        ("export-rows", _export, "write all rows of an index", "pir export-rows all.parquet --index archive.lance"),
+        ("check", _check, "compare the search with an exact one", "pir check --index archive.lance"),
+    )
+    delete, export, check = (add_command(subparsers, *facts) for facts in about)
+    delete.add_argument("where", metavar="SQL", help="which rows, such as \"scene = 'airport'\"")
+    export.add_argument("file", metavar="FILE", help=".geojson, .parquet or FOLDER/collection.json")
+    export.add_argument("--where", metavar="SQL", help="only these rows")
+    check.add_argument("--queries", type=at_least_one, default=100, help="rows that are asked for (default: 100)")
+    for parser in (delete, export, check):
+        parser.add_argument("--index", required=True, help="folder, file or address (s3://...) of the index")
+
+
+def _delete(args: argparse.Namespace) -> int:
+    """Delete rows."""
+    index = _open(args)
+    return _tell(index, {"deleted": index.delete(args.where)}, args)
+
+
+def _export(args: argparse.Namespace) -> int:
+    """Write rows to a file."""
+    index = _open(args)
+    return _tell(index, {"export": args.file, "exported": index.export(args.file, args.where)}, args)
+
+
+def _check(args: argparse.Namespace) -> int:
+    """Measure the recall."""
+    index = _open(args)
+    return _tell(index, {"recall@10": index.check(args.queries)}, args)
+
+
+def _open(args: argparse.Namespace) -> "PIRIndex":
+    """The index that is named, without its model."""
+    from ..index.pir_index import PIRIndex
+
+    return PIRIndex.open(args.index)
+
+
+def _tell(index: "PIRIndex", done: dict, args: argparse.Namespace) -> int:
+    """Print what was done; the exit code."""
+    result = {"index": index.path, "engine": index.store.kind, "rows": len(index)} | done
     print(json.dumps(result) if args.json else index_text(result))
     return 1 if result.get("errors") else 0
 
 
+def _index(args: argparse.Namespace) -> int:
+    """Add what is new or changed."""
+    if not (args.sources or args.vectors):
+        raise ValueError("There is nothing to do: name a SOURCE or --from.")
+    if args.sources and args.vectors:
+        raise ValueError("A SOURCE and --from cannot be brought in at once: run pir index twice.")
+    if args.delete_missing and not (len(args.sources) == 1 and os.path.isdir(args.sources[0])):
+        raise ValueError("--delete-missing needs exactly one SOURCE, the folder whose state the index is to take.")
+    if args.vectors:
+        index = index_of_vectors(args)
+        return _tell(index, asdict(import_vectors(index, open_vectors(args.vectors))), args)
+    catalogue = take_in_catalogues(args)
+    index = open_or_create(args)
+    with index.writing():
+        done = asdict(add_sources(index, args, catalogue))
+    return _tell(index, done | {"text_side": export_text_side(index)}, args)
+
+
 def open_or_create(args: argparse.Namespace) -> "PIRIndex":
-    """The index that is named; made if there are sources to put into it."""
+    """The index that is named; made if it is not there."""
     from ..index.pir_index import PIRIndex
 
-    if not args.sources or "://" in args.index or os.path.exists(args.index):
+    if "://" in args.index or os.path.exists(args.index):
         try:
             return PIRIndex.open(args.index)
         except ValueError:
-            if not args.sources or os.path.exists(args.index):
+            if os.path.exists(args.index):
                 raise
     for source in args.sources:
         if not os.path.exists(source):

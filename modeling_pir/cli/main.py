@@ -16,7 +16,7 @@ from .. import __version__
 from .classify import add_classify
 from .convert import add_convert, add_export
 from .embed import add_embed
-from .index import add_index
+from .index import add_index, add_rows
 from .localize import add_localize
 from .search import add_search
 from .serve import add_demo, add_serve
@@ -53,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"pir {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_index(subparsers)
+    add_rows(subparsers)
     add_search(subparsers)
     add_embed(subparsers)
     add_localize(subparsers)

@@ -21,7 +21,20 @@ from modeling_pir.inference.encoder import PIREncoder, load_encoder
 
 pytest.importorskip("lancedb")
 
-COMMANDS = ("index", "search", "embed", "localize", "classify", "serve", "demo", "convert", "export")
+COMMANDS = (
+    "index",
+    "delete",
+    "export-rows",
+    "check",
+    "search",
+    "embed",
+    "localize",
+    "classify",
+    "serve",
+    "demo",
+    "convert",
+    "export",
+)
 
 
 @pytest.fixture
@@ -118,15 +131,42 @@ def test_index_in_json(run, archive, indexed, tiny_images):
     assert [Path(path).name for path, _ in result["errors"]] == ["broken.jpg"]
 
 
-def test_index_checks_exports_and_deletes(run, indexed, tmp_path):
-    code, out, _ = run("index", "--index", indexed, "--check", "3", "--export", tmp_path / "all.geojson")
-    assert code == 0 and "recall@10 against exact search: 1.000" in out and "4 rows written to" in out
-    assert len(json.loads((tmp_path / "all.geojson").read_text())["features"]) == 4
-    assert "3 rows (lance index), 1 deleted" in run("index", "--index", indexed, "--delete", "path LIKE '%/0.png'")[1]
+def test_rows_are_checked_exported_and_deleted(run, indexed, tmp_path):
+    assert "recall@10 against exact search: 1.000" in run("check", "--index", indexed, "--queries", "3")[1]
+    code, out, _ = run("export-rows", tmp_path / "all.geojson", "--index", indexed, "--where", "path LIKE '%/0.png'")
+    assert code == 0 and "1 rows written to" in out
+    assert len(json.loads((tmp_path / "all.geojson").read_text())["features"]) == 1
+    assert "3 rows (lance index), 1 deleted" in run("delete", "path LIKE '%/0.png'", "--index", indexed)[1]
+
+
+def test_row_of_a_vanished_file_is_marked(run, indexed, archive):
+    (archive / "0.png").unlink()
+    lines = run("search", "a", "--index", indexed)[1].splitlines()[1:]
+    assert [line.split("/")[-1] for line in lines if "missing" in line] == ["0.png (missing)"]
+
+
+def test_archive_that_is_elsewhere_is_named_by_its_root(run, indexed, archive, tmp_path):
+    theirs = archive.rename(tmp_path / "theirs")
+    hits = json.loads(run("search", "a", "--index", indexed, "--root", theirs, "--json")[1])["hits"]
+    assert {Path(hit["path"]).parent for hit in hits} == {theirs} and not any(hit["is_missing"] for hit in hits)
+
+
+def test_version_is_told(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--version"])
+    assert capsys.readouterr().out.startswith("pir 0.")
+
+
+def test_index_without_lancedb_is_a_sqlite_file(run, archive, model_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "lancedb", None)
+    command = ("index", archive, "--index", tmp_path / "new", "--model", model_folder, "--json")
+    assert run(*command)[0] == 1 and (tmp_path / "new").is_file()  # one broken file
+    assert json.loads(run(*command)[1])["unchanged"] == 4
 
 
 def test_vectors_of_another_index_become_one_without_embedding(run, indexed, archive, tmp_path, monkeypatch):
-    assert run("index", "--index", indexed, "--export", tmp_path / "all.parquet")[0] == 0
+    assert run("export-rows", tmp_path / "all.parquet", "--index", indexed)[0] == 0
     monkeypatch.setattr("modeling_pir.index.embed_files.embed_files", None)  # a call would fail
     code, out, _ = run("index", "--from", tmp_path / "all.parquet", "--index", tmp_path / "other")
     assert code == 0 and "4 rows (lance index), 4 added" in out
@@ -162,10 +202,11 @@ def test_catalogue_is_a_source_and_a_collection_an_export(run, archive, model_fo
     catalogue = pystac.Catalog("archive", "an archive")
     catalogue.add_items([item, bad])
     catalogue.normalize_and_save(str(tmp_path / "stac"), pystac.CatalogType.SELF_CONTAINED)
-    options = ("--index", tmp_path / "index", "--model", model_folder, "--export", tmp_path / "out" / "collection.json")
+    options = ("--index", tmp_path / "index", "--model", model_folder)
     code, out, _ = run("index", tmp_path / "stac" / "catalog.json", *options)
     assert code == 1 and "1 rows (lance index), 1 added" in out
     assert "The STAC Item bad has no asset that is an image" in out
+    assert run("export-rows", tmp_path / "out" / "collection.json", "--index", tmp_path / "index")[0] == 0
     (found,) = pystac.Collection.from_file(str(tmp_path / "out" / "collection.json")).get_items()
     assert found.datetime.year == 2019 and found.assets["image"].get_absolute_href() == str(archive / "0.png")
 
@@ -265,7 +306,7 @@ def test_search_filters_by_options_and_sql(run, tiny_images, tiny_model, tiny_pr
         (["index", "ARCHIVE", "--index", "ARCHIVE", "--model", "MODEL"], "is no index"),
         (["index", "--index", "INDEX"], "nothing to do"),
         (["index", "a.png", "b.png", "--index", "INDEX", "--delete-missing"], "exactly one SOURCE"),
-        (["index", "--index", "INDEX", "--export", "all.csv"], "suffix '.csv'"),
+        (["export-rows", "all.csv", "--index", "INDEX"], "suffix '.csv'"),
         (["embed", "/nowhere", "--output", "NEW", "--model", "MODEL"], "no .parquet file at /nowhere"),
         (["classify", "0.png", "--labels", "one", "--model", "MODEL"], "names 1 labels"),
         (["classify", "0.png", "--labels", "a,b", "--template", "x", "--model", "MODEL"], "has no {}"),

@@ -1,4 +1,4 @@
-"""Parquet files of vectors as rows of an index: what `pir index --export` and `pir embed` write, and the like of it."""
+"""Parquet files of vectors as rows of an index: what `pir export-rows` and `pir embed` write, and the like of it."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def open_vectors(path: str | Path) -> VectorFile:
         raise ValueError(f"{path} is no Parquet file that can be read ({reason}): name one with vectors.") from error
     if EMBEDDING not in schema.names:
         raise ValueError(
-            f"{path} has no column {EMBEDDING!r} among {', '.join(schema.names)}: name a file that pir index --export "
+            f"{path} has no column {EMBEDDING!r} among {', '.join(schema.names)}: name a file that pir export-rows "
             "or pir embed has written."
         )
     kind = schema.field(EMBEDDING).type
