@@ -47,10 +47,10 @@ def _embed(args: argparse.Namespace) -> int:
 
 def _embed_images(args: argparse.Namespace) -> int:
     """Embed a folder of images and scenes into one GeoParquet file, which `pir index --from` reads."""
+    from ..index.archive.scan import scan_files
     from ..index.embed_files import embed_files
     from ..index.exchange.geoparquet import write_geoparquet
     from ..index.exchange.vectors import open_vectors
-    from ..index.scan import list_files, scan_files
 
     if args.engine != "local":
         raise ValueError("A folder of images is embedded here: leave --engine out, or use pir index --engine ray.")
@@ -60,7 +60,7 @@ def _embed_images(args: argparse.Namespace) -> int:
         print(json.dumps({"output": str(output), "rows": 0, "errors": []}) if args.json else
               f"{output} is there already, made by {made_by['model_id']}: remove it to embed again")  # fmt: skip
         return 0
-    scan = scan_files(list_files(args.source), {}, exclude=os.path.abspath(args.output))
+    scan = scan_files([os.path.abspath(args.source)], {}, exclude=os.path.abspath(args.output))
     if not scan.new:
         raise ValueError(f"{args.source} holds neither images nor Parquet files: name a folder that does.")
     encoder = load_model(args)
