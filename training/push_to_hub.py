@@ -19,6 +19,7 @@ from pathlib import Path
 import yaml
 
 from modeling_pir.errors import one_sentence
+from modeling_pir.hub.pretrained import write_checksums
 from modeling_pir.hub.publish import (
     check_repo_id,
     copy_model,
@@ -46,6 +47,7 @@ def stage(run: Run, wishes: Wishes, folder: Path) -> None:
     (folder / "metrics.json").write_text(json.dumps(run.test, indent=2))
     for picture in shown_pictures(run, wishes):
         shutil.copyfile(run.folder / picture, folder / picture)
+    write_checksums(folder)  # anew: of a kept folder, whose metrics.json has just been written again, they were others
 
 
 def keep(run: Run, wishes: Wishes, folder: Path) -> None:

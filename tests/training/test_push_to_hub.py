@@ -87,9 +87,14 @@ def test_a_kept_folder_loads_and_is_published_as_the_run_would_be(hub, run, tmp_
     whole = files_of(hub)
     push_to_hub(kept, Wishes(REPO))
     assert set(whole) - set(files_of(hub)) <= {"gallery.png", "belief.png"}
-    same = set(whole) & set(files_of(hub)) - {"README.md", "metrics.json"}
+    same = set(whole) & set(files_of(hub)) - {"README.md", "metrics.json", "SHA256SUMS"}
     assert all(files_of(hub)[name] == whole[name] for name in same)
     assert json.loads(files_of(hub)["metrics.json"]) == json.loads(whole["metrics.json"])
+    (tmp_path / "downloaded").mkdir()
+    for name, content in files_of(hub).items():
+        if "/" not in name:
+            (tmp_path / "downloaded" / name).write_bytes(content)
+    check_model_folder(tmp_path / "downloaded")  # compares with SHA256SUMS
 
 
 def test_a_kept_folder_names_no_folder_of_this_machine_and_shows_no_image_of_the_data(
