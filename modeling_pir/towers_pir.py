@@ -368,6 +368,10 @@ class PIRVisionModelWithProjection(PIRVisionSide, PIRPreTrainedModel):
         self._build_instruction(config)
         self.post_init()
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The convolution that makes patches of an image."""
+        return next(module for module in self.vision_model.modules() if isinstance(module, nn.Conv2d))
+
     @can_return_tuple
     def forward(
         self, pixel_values: torch.FloatTensor, **kwargs: Unpack[TransformersKwargs]

@@ -101,3 +101,8 @@ def test_a_side_without_its_extra_layers_loads_too(tmp_path, tiny_config):
     PIRModel(tiny_config).save_pretrained(tmp_path)
     assert PIRVisionModelWithProjection.from_pretrained(tmp_path).vir is None
     assert PIRTextModelWithProjection.from_pretrained(tmp_path).lca is None
+
+
+def test_the_vision_side_names_its_input_layer_as_quantization_asks(folder):
+    model = PIRVisionModelWithProjection.from_pretrained(folder)
+    assert model.get_input_embeddings() is model.vision_model.embeddings.patch_embeddings.projection

@@ -11,8 +11,8 @@ import torch
 from modeling_pir.cli.options import SHIPPED_MODEL
 from modeling_pir.convert.export_encoders import export
 from modeling_pir.hub.pretrained import load_pretrained
-from modeling_pir.index.export import write_parquet
-from modeling_pir.index.rows import COLUMNS
+from modeling_pir.index.exchange.geoparquet import write_geoparquet
+from modeling_pir.index.stores.columns import COLUMNS
 from modeling_pir.inference.embed import embed_images, embed_texts
 from training.build_static_page import build, main
 from training.data.rows import decoded_images
@@ -29,7 +29,8 @@ search(sentence).then((hits) => done([paths(hits), performance.now() - before]),
 
 def write_collection(path, vectors):
     rows = [dict.fromkeys(COLUMNS) | {"path": f"{index}.png"} for index in range(len(vectors))]
-    write_parquet(path, [(rows, vectors)], vectors.shape[1])
+    facts = {"dim": vectors.shape[1], "model_id": "org/pir", "revision": None, "weights": "0" * 64}
+    write_geoparquet(path, [(rows, vectors)], facts)
 
 
 def test_a_missing_part_is_one_sentence(tmp_path):
