@@ -97,6 +97,8 @@ class PIRModel(PIRVisionSide, PIRTextSide, PIRPreTrainedModel):
     any whose first token has read the whole sentence (BERT and its kin) or that pools one that has (CLIP).
     """
 
+    _keys_to_ignore_on_load_unexpected = [r"^affiliation_logit_scale$"]  # of a model fine-tuned without that loss
+
     def __init__(self, config: PIRConfig) -> None:
         super().__init__(config)
         self.vision_model = build_tower(config.vision_config)

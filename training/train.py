@@ -60,6 +60,7 @@ from training.run.folder import keep_records, open_run, save, save_beside, settl
 from training.run.state import RunState
 
 logger = logging.getLogger(__name__)
+EXIT_INTERRUPTED = 130  # what a shell says of Ctrl-C
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "sample.yaml"
 
 
@@ -263,7 +264,7 @@ def close_epoch(
     metrics = evaluate_split(model, processor, validation, config.evaluation_batch_size)
     record = {"epoch": epoch, "step": state.step, "split": "validation"} | metrics
     write_record(accelerator, output_dir, record, state)
-    tqdm.write(f"epoch {epoch}: validation mR {metrics['mR']:.2f}")
+    tqdm.write(f"epoch {epoch + 1} of {config.epochs}: validation mR {metrics['mR']:.2f}")
     if state.best is None or metrics["mR"] > state.best["mR"]:
         waiting = save_beside(output_dir / "best", model, processor, config.save_dtype)
         state.best = record | {"weights_sha256": weights_hash(waiting)}
@@ -299,9 +300,19 @@ def parse_args(arguments: list[str] | None = None) -> tuple[TrainConfig, bool]:
 def main() -> None:
     """Run the command; bad input gets one sentence."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("accelerate").setLevel(logging.WARNING)  # a line for each file of a checkpoint
+    config = None
     try:
         with one_sentence():
-            folder = train(*parse_args())
+            config, resume = parse_args()
+            folder = train(config, resume)
+    except KeyboardInterrupt:
+        kept = config is not None and checkpoints(Path(config.output_dir))
+        again = f"python -m training.train --config {config.output_dir}/config.yaml --resume" if kept else ""
+        print(
+            f"\nStopped. {f'Go on from the last checkpoint: {again}' if kept else 'Nothing was kept.'}", file=sys.stderr
+        )
+        sys.exit(EXIT_INTERRUPTED)
     except Preempted as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_PREEMPTED)

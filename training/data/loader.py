@@ -13,7 +13,7 @@ from training.data.augment import Augmentation
 from training.data.device_images import DeviceLoader
 from training.data.items import TrainCollator, TrainItems
 from training.data.rows import dataset_facts
-from training.data.sources import load_image_captions
+from training.data.sources import load_image_splits
 from training.data.stream import Stream, StreamItems, StreamLoader, in_memory, open_streams
 
 
@@ -26,7 +26,7 @@ def load_splits(config: TrainConfig) -> dict[str, Dataset | Stream]:
         "revision": config.data_revision,
         "skip_bad_images": config.skip_bad_images,
     }
-    splits = {name: load_image_captions(config.data, name, **options) for name in ("train", "validation", "test")}
+    splits = load_image_splits(config.data, **options)
     num_items = len(splits["train"])
     if not config.captions_per_image:
         num_items = sum(len(captions) for captions in splits["train"]["captions"])

@@ -6,10 +6,12 @@ Rows have one schema: `image` (datasets.Image), `captions` (list of strings), `s
 import hashlib
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from datasets import ClassLabel, Dataset, DatasetDict, Value, concatenate_datasets, load_dataset
 from datasets import Image as ImageFeature
+from huggingface_hub.errors import HTTPError
 
 from modeling_pir.inference.images import IMAGE_SUFFIXES
 from training.config import TrainConfig
@@ -51,9 +53,33 @@ def load_image_captions(
     Raises:
         ValueError: a source, split, image or caption that cannot be used; one sentence names it.
     """
-    split = SPLIT_ALIASES.get(split, split)
+    return load_image_splits(source, [split], split_list, revision, skip_bad_images)[split]
+
+
+def load_image_splits(
+    source: str,
+    splits: Sequence[str] = SPLITS,
+    split_list: str | None = None,
+    revision: str | None = None,
+    skip_bad_images: bool = False,
+) -> dict[str, Dataset]:
+    """Load several splits of captioned images, reading their source once.
+
+    Args:
+        source: see [`load_image_captions`].
+        splits: their names.
+        split_list: see [`load_image_captions`].
+        revision: of a Hub data set.
+        skip_bad_images: see [`load_image_captions`].
+
+    Returns:
+        The rows of each split, by the name that was asked for.
+
+    Raises:
+        ValueError: see [`load_image_captions`].
+    """
     if source == "sample":
-        return load_sample(split)
+        return {split: load_sample(SPLIT_ALIASES.get(split, split)) for split in splits}
     facts = known_dataset(split_list or source) if split_list or source in NAMES_OF_DATA else None
     parts = _load_parts(source, revision, facts.hub_id if facts and source in NAMES_OF_DATA else None)
     parts = {name: _with_schema(rows, name, source, facts) for name, rows in parts.items()}
@@ -63,11 +89,17 @@ def load_image_captions(
         parts = {name: rows.select([i for i, own in enumerate(assigned) if own == name]) for name in SPLITS}
     elif list(parts) == ["all"]:
         parts = split_by_name(parts["all"])
-    if split not in parts or not len(parts[split]):
-        existing = ", ".join(name for name, rows in parts.items() if len(rows))
-        raise ValueError(f"There is no split {split!r} in {source!r}: it has {existing or 'no images at all'}.")
-    rows = check_captions(parts[split])
-    return check_images(rows, split, skip_bad_images)
+    loaded = {}
+    for split in splits:
+        name = SPLIT_ALIASES.get(split, split)
+        if name not in parts or not len(parts[name]):
+            existing = ", ".join(own for own, rows in parts.items() if len(rows))
+            raise ValueError(
+                f"There is no split {name!r} in {source!r}: it has {existing or 'no images at all'}; add a column "
+                "split, or more images."
+            )
+        loaded[split] = check_images(check_captions(parts[name]), name, skip_bad_images)
+    return loaded
 
 
 def _load_parts(source: str, revision: str | None, hub_id: str | None) -> dict[str, Dataset]:
@@ -87,9 +119,16 @@ def _load_parts(source: str, revision: str | None, hub_id: str | None) -> dict[s
             f"{known_dataset(source).name} is not on the Hub as far as we know: make a folder from the official "
             "archive with python -m training.data.prepare, and give that folder."
         )
-    if hub_id is None and (path.suffix or source.count("/") != 1):
+    if hub_id is None and (path.suffix or source.count("/") != 1 or source.startswith(("/", ".", "~"))):
         raise ValueError(f"There is no data at {source!r}: give a folder, a CSV, a Hub id (org/name) or a known name.")
-    loaded = load_dataset(hub_id or source, revision=revision)
+    try:
+        loaded = load_dataset(hub_id or source, revision=revision)
+    except (OSError, HTTPError) as error:  # of datasets, the Hub, or the connection to it
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"There is no data at {source!r}, neither a folder or table here nor a data set that the Hub gives: check "
+            f"the name and the connection. ({reason})"
+        ) from error
     assert isinstance(loaded, DatasetDict)
     return {SPLIT_ALIASES.get(name, name): rows for name, rows in loaded.items()}
 

@@ -9,6 +9,7 @@ from datasets import Dataset
 from modeling_pir import PIRModel, PIRProcessor
 from modeling_pir.hub.pretrained import load_pretrained, weights_hash
 from training.config import TrainConfig
+from training.evaluation.bootstrap import split_statistics
 from training.evaluation.metrics import chance_metrics
 from training.evaluation.object_keeping import object_keeping
 from training.evaluation.split_embeddings import SplitEmbeddings, embed_split, embeddings_metrics
@@ -34,12 +35,14 @@ def measure_test(
         processor: its processor.
 
     Returns:
-        The metrics in percent, with those of chance, the hash of the weights, those `before` a fine-tuning, and what
+        The metrics in percent, with the 95 % `mR_interval` over test images, those of chance, the hash of the weights,
+        those `before` a fine-tuning, and what
         `object_keeping` measured where the rows have boxes; and the embeddings.
     """
     embeddings = embed_split(model, processor, rows, config.evaluation_batch_size)
     test = {"split": "test", "epoch": epoch, "weights_sha256": weights_hash(Path(config.output_dir) / "best")}
     test |= embeddings_metrics(embeddings)
+    test["mR_interval"] = split_statistics(embeddings)[0]["intervals"]["recall"]["mR"]
     test["chance"] = chance_metrics(embeddings.text_to_image)
     if config.init_from is not None:
         test["before"] = metrics_before(config, rows)

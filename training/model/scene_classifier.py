@@ -177,6 +177,14 @@ def prepare_instruction(
         logger.info("Instruction encoder: %s", load_instruction_weights(model, config.init_instruction))
     if not config.instruction_epochs or model.instruction_model is None:
         return None
+    if len(scenes) < 2:
+        logger.warning(
+            "The data names %s, so the instruction encoder learns none and stays as it starts (instruction_epochs is "
+            "%d): add a column scene, or start from a trained model (training/configs/finetune.yaml).",
+            "one scene" if scenes else "no scenes",
+            config.instruction_epochs,
+        )
+        return None
     items = make_items(splits["train"], scenes, config, processor, captions_per_image=1)
     validation_items = make_items(splits["validation"], scenes, config, processor, captions_per_image=1, augment=False)
     collate = SceneCollator(processor.image_processor)

@@ -67,7 +67,7 @@ def write_report(
         _training_section(config, model, facts),
         "## Result",
         _result_table(best, test),
-        _protocol_section(config, best, facts["splits"]["test"]),
+        _protocol_section(config, best, facts["splits"]["test"], _interval_words(test)),
         "## Instruction encoder",
         test["instruction"],
     ]
@@ -119,7 +119,7 @@ def _result_table(best: dict[str, Any], test: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _protocol_section(config: TrainConfig, best: dict[str, Any], split: dict[str, Any]) -> str:
+def _protocol_section(config: TrainConfig, best: dict[str, Any], split: dict[str, Any], interval: str) -> str:
     shared = split["shared_captions"]
     also = f" ({shared} of them are, word for word, captions of another image, too)" if shared else ""
     return (
@@ -129,7 +129,15 @@ def _protocol_section(config: TrainConfig, best: dict[str, Any], split: dict[str
         f"Test has {split['images']} images with {split['captions']} captions{also}. Only the image that a caption was "
         "written for counts as right; an image counts as found by the first of its captions. A wrong candidate that "
         "scores as high as the right one counts as ranked before it. mR is the mean of the six recalls."
+        + (f" {interval}" if interval else "")
     )
+
+
+def _interval_words(test: dict[str, Any]) -> str:
+    if "mR_interval" not in test:  # of an older run
+        return ""
+    low, high = test["mR_interval"]
+    return f"Drawn anew from these test images, mR lies between {low:.1f} and {high:.1f} (95 %, bootstrap)."
 
 
 def _environment_section(test: dict[str, Any], facts: dict[str, Any]) -> str:
@@ -161,4 +169,7 @@ processor = PIRProcessor.from_pretrained("{folder}")
 
 ```
 python -m training.evaluate --model {folder} --data {config.data} --split test
+pir index IMAGES --index my.index --model {folder}
+pir search "a sentence" --index my.index
+pir demo --index my.index
 ```"""
