@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ..inference.encoder import Encoder
 
 
-SHIPPED_MODEL = Path(__file__).parents[2] / "hub_configs" / "pir-mini-rsicd"  # in a checkout; not in a wheel
+SHIPPED_MODEL = Path(__file__).parents[2] / "hub_configs" / "pir-small-rsicd"  # in a checkout; not in a wheel
 Subparsers = argparse._SubParsersAction
 
 

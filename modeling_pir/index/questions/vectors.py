@@ -1,6 +1,7 @@
 """Query vectors from their parts: sums of unit vectors, whose cosine with a row is what ranks it.
 
-The weights were chosen on RSICD's validation split with pir-mini-rsicd; docs/search.md has the figures.
+The weights were chosen on RSICD's validation split with pir-mini-rsicd, the model shipped before; docs/search.md has
+the figures.
 """
 
 import numpy as np

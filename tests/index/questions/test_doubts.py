@@ -62,7 +62,7 @@ def test_a_large_vocabulary_is_judged_more_strictly():
 
 
 def test_of_the_listed_queries_the_shipped_model_doubts_the_right_ones():
-    tokenizer = Tokenizer.from_file(str(ROOT / "hub_configs" / "pir-mini-rsicd" / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(ROOT / "hub_configs" / "pir-small-rsicd" / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
     reading = Reading(tokenizer, "[UNK]", 47, clean_captions=True)

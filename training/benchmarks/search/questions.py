@@ -1,6 +1,6 @@
 """What questions of several parts bring, measured on a captioned data set with scene names.
 
-    python -m training.benchmarks.search.questions --model hub_configs/pir-mini-rsicd --data FOLDER_OF_RSICD_PARQUET \
+    python -m training.benchmarks.search.questions --model hub_configs/pir-small-rsicd --data FOLDER_OF_RSICD_PARQUET \
         --split-list rsicd --split test
 
 Four tasks, each with the functions that `PIRIndex.search` uses:

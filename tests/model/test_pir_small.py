@@ -15,7 +15,7 @@ from tests.support.paths import ROOT
 from training.evaluation.metrics import METRICS
 from training.run.folder import load_run
 
-FOLDER = ROOT / "hub_configs" / "pir-mini-rsicd"
+FOLDER = ROOT / "hub_configs" / "pir-small-rsicd"
 DATA = os.environ.get("PIR_DATA_DIR")
 
 
@@ -23,7 +23,7 @@ def test_it_loads_from_the_clone_in_float32_and_is_small():
     model = PIRModel.from_pretrained(FOLDER)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert model.num_parameters() < 30e6
-    assert sum(file.stat().st_size for file in FOLDER.glob("*.safetensors")) <= 30e6
+    assert sum(file.stat().st_size for file in FOLDER.iterdir()) <= 45e6
 
 
 def test_its_metrics_are_of_its_weights_and_committed_code():
