@@ -253,7 +253,7 @@ def load_encoder(model: str, revision: str | None = None, device: str | torch.de
     if Path(model).is_dir() and not any((Path(model) / name).is_file() for name in ("config.json", "modules.json")):
         raise ValueError(f"{model!r} is not a model folder: it has no config.json; give the folder with the weights.")
     try:
-        is_of_sentences = _has_file(model, "modules.json", revision)
+        is_of_sentences = _has_file(model, "modules.json", revision) and not _is_pir(model, revision)
         config = None if is_of_sentences else AutoConfig.from_pretrained(model, revision=revision)
     except (OSError, ValueError) as error:
         raise ValueError(f"{model} cannot be loaded: {' '.join(str(error).split())}") from error
@@ -265,6 +265,14 @@ def load_encoder(model: str, revision: str | None = None, device: str | torch.de
         encoder.vision_session = _vision_session(network, Path(model))
         return encoder
     return _load_dual_encoder(model, revision, device)
+
+
+def _is_pir(model: str, revision: str | None) -> bool:
+    """Whether a folder holds a PIR; a published one has a `modules.json` as well, for sentence-transformers."""
+    if not _has_file(model, "config.json", revision):
+        return False
+    facts, _ = PIRModel.config_class.get_config_dict(model, revision=revision)
+    return facts.get("model_type") == PIRModel.config_class.model_type
 
 
 def _vision_session(network: PIRModel, folder: Path) -> InferenceSession | None:

@@ -150,3 +150,10 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
 def test_a_model_that_is_nowhere_gets_a_sentence():
     with pytest.raises(ValueError, match="nobody/nothing cannot be loaded"):
         load_encoder("nobody/nothing")
+
+
+def test_published_pir_is_a_pir_although_it_is_made_for_sentence_transformers_too(tmp_path, tiny_model, tiny_processor):
+    tiny_model.save_pretrained(tmp_path)
+    tiny_processor.save_pretrained(tmp_path)
+    (tmp_path / "modules.json").write_text("[]")
+    assert isinstance(load_encoder(str(tmp_path)), PIREncoder)
