@@ -231,6 +231,16 @@ def test_search_prints_the_ranking_of_the_index(run, indexed, tiny_model, tiny_p
     assert [hit["id"] for hit in hits] == [hit.id for hit in expected]
 
 
+def test_search_says_what_is_doubtful_and_takes_questions_of_several_parts(run, archive, indexed):
+    code, _, err = run("search", "机场", "--index", indexed)
+    assert code == 0 and "does not know 机场" in err
+    liked = archive / "2.png"
+    found = json.loads(run("search", "--like", liked, "--not", "a forest", "--index", indexed, "--json")[1])
+    assert len(found["hits"]) == 3 and str(liked) not in [hit["path"] for hit in found["hits"]]
+    each = json.loads(run("search", "a forest", "a harbor", "--each", "--index", indexed, "--json")[1])
+    assert each["query"] == "a forest a harbor" and len(each["hits"]) == 4
+
+
 def test_search_by_image_finds_the_image(run, archive, indexed):
     _, out, _ = run("search", "--image", archive / "2.png", "--index", indexed, "--json")
     best = json.loads(out)["hits"][0]

@@ -65,6 +65,11 @@ def test_sentences_are_taken_together_or_each(index):
     assert len(found(index, Query(["red", "green"], combine="each"), k=9)) == 5  # each row once
 
 
+def test_hits_of_several_sentences_are_ordered_by_relevance(index):
+    relevance = [hit.relevance for hit in index.search(Query(["grey", "red", "blue"], combine="each"), k=9)]
+    assert relevance == sorted(relevance, reverse=True)
+
+
 def test_what_is_not_to_be_seen_goes_to_the_end(index):
     assert found(index, "red blue", k=9)[-1] == "/2010/green.png"
     assert found(index, Query("red blue", without="blue"), k=9)[-1] == "/2010/blue.png"

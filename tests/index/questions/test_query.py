@@ -55,6 +55,7 @@ def test_marks_move_a_query_towards_right_rows_and_away_from_wrong_ones():
     query = unit(X + Y + Z)
     moved = learn_from_marks(query, Y[None], Z[None])
     assert moved @ Y > query @ Y and moved @ Z < query @ Z
+    assert learn_from_marks(query, np.empty((0, 3)), Z[None]) @ Z < 0
     np.testing.assert_allclose(learn_from_marks(None, np.stack([X, X]), np.empty((0, 3))), X)
 
 
