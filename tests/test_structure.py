@@ -12,7 +12,7 @@ from tests.support.paths import ROOT
 # A room may import the rooms beside it, and itself. "model" are the flat files of modeling_pir/, "commands" those of
 # training/ but its config.py. Nothing that is not here may import anything of ours.
 MAY_IMPORT = {
-    "modeling_pir/cli": "names serve index exchange questions stores geo convert inference hub model errors",
+    "modeling_pir/cli": "names serve index archive exchange questions stores geo convert inference hub model errors",
     "modeling_pir/serve": "names index questions stores geo inference hub model errors",
     "modeling_pir/index": "exchange questions archive stores geo inference hub model errors",
     "modeling_pir/index/exchange": "stores geo errors",
