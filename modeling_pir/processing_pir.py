@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 from tokenizers import Regex, normalizers
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, ViTImageProcessor
+from transformers import BaseImageProcessor, PreTrainedTokenizerBase, PreTrainedTokenizerFast, ViTImageProcessor
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, ImageInput, PILImageResampling
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, TextKwargs, Unpack
 from transformers.tokenization_utils_base import BatchEncoding
@@ -190,3 +190,19 @@ def build_image_processor(
         image_std=list(std),
         do_convert_rgb=True,
     )
+
+
+def image_size(image_processor: BaseImageProcessor) -> tuple[int, int]:
+    """Height and width of what an image processor gives, pixels.
+
+    Raises:
+        ValueError: it gives images of any size, which no exported program and no batch takes.
+    """
+    size = image_processor.crop_size if getattr(image_processor, "do_center_crop", False) else image_processor.size
+    height, width = (size[side] if side in size else None for side in ("height", "width"))
+    if not height or not width:
+        raise ValueError(
+            f"The image processor gives images of any size ({size}): let it resize to a height and a width, or crop "
+            "(do_center_crop)."
+        )
+    return height, width

@@ -22,7 +22,7 @@ from torch.export import Dim, ExportedProgram
 from ..errors import need
 from ..hub.identity import weights_fingerprint
 from ..hub.pretrained import load_pretrained
-from ..processing_pir import PIRProcessor
+from ..processing_pir import PIRProcessor, image_size
 from ..towers_pir import PIRTextModelWithProjection, PIRVisionModelWithProjection
 
 TOLERANCE = 1e-4  # largest difference of a coordinate of a unit vector between an export and the model
@@ -198,12 +198,11 @@ def export(name_or_path: str, output: str | Path) -> dict[str, dict[str, float]]
     text = PIRTextModelWithProjection.from_pretrained(name_or_path, dtype=torch.float32)
     for side in (vision, text):
         side.set_attn_implementation("eager")
+    height, width = image_size(processor.image_processor)
     output = Path(output)
     (output / "onnx").mkdir(parents=True, exist_ok=True)
     if not Path(name_or_path).is_dir() or not output.samefile(name_or_path):  # the model's own stays as it is
         write_processor(processor, output)
-    size = processor.image_processor.size
-    height, width = size["height"], size["width"]
     longest = min(text.config.text_config.max_position_embeddings, processor.text_kwargs["max_length"])
     save_program(export_image_encoder(vision, height, width), output, VISION, weights)
     save_program(export_text_encoder(text), output, TEXT, weights)

@@ -3,11 +3,11 @@
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoProcessor, AutoTokenizer, pipeline
+from transformers import AutoProcessor, AutoTokenizer, CLIPImageProcessor, pipeline
 
 from modeling_pir import PIRProcessor
 from modeling_pir.images_pir import open_image
-from modeling_pir.processing_pir import clean_caption
+from modeling_pir.processing_pir import clean_caption, image_size
 from tests.support.odd_pictures import PICTURES, write_picture
 
 
@@ -170,3 +170,11 @@ def test_half_a_character_gets_one_sentence_that_can_be_printed(tiny_processor, 
     with pytest.raises(ValueError, match="A text is not Unicode") as raised:
         tiny_processor(text=["a forest", text])
     assert str(raised.value).isascii()
+
+
+def test_the_size_of_images_is_that_of_the_crop_where_there_is_one():
+    cropping = CLIPImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 48})
+    assert image_size(cropping) == (32, 48)
+    cropping.do_center_crop = False
+    with pytest.raises(ValueError, match="gives images of any size .*: let it resize"):
+        image_size(cropping)

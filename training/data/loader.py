@@ -8,6 +8,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 
 from modeling_pir import PIRConfig, PIRProcessor
+from modeling_pir.processing_pir import image_size
 from training.config import TrainConfig
 from training.data.augment import Augmentation
 from training.data.device_images import DeviceLoader
@@ -71,7 +72,7 @@ def make_items(
     return TrainItems(
         rows,
         scenes,
-        image_size=processor.image_processor.size["height"],
+        image_size=image_size(processor.image_processor)[0],
         crop_scale=config.crop_scale,
         rand_augment=config.rand_augment,
         flips_and_turns=config.flips_and_turns,
@@ -115,12 +116,12 @@ def build_loader(
             num_workers=config.num_workers,
             pin_memory=accelerator.device.type == "cuda",
         )
-    image_size = processor.image_processor.size["height"]
+    side, _ = image_size(processor.image_processor)
     items = StreamItems(
         rows,
         scenes,
         config.captions_per_image,
-        Augmentation(image_size, config.crop_scale, config.rand_augment, config.flips_and_turns),
+        Augmentation(side, config.crop_scale, config.rand_augment, config.flips_and_turns),
         config.shuffle_buffer,
         config.seed,
         accelerator.process_index,

@@ -1,6 +1,7 @@
 """Settings of a run that contradict each other: refused before any work, because one of them would be ignored."""
 
 from modeling_pir import PIRConfig, PIRProcessor
+from modeling_pir.processing_pir import image_size
 from training.config import TrainConfig
 
 
@@ -59,7 +60,7 @@ def check_processor(config: TrainConfig, processor: PIRProcessor) -> None:
     Raises:
         ValueError: with the field and what the processor does.
     """
-    side = processor.image_processor.size["height"]
+    side, _ = image_size(processor.image_processor)
     if config.image_size not in (0, side):
         raise ValueError(
             f"image_size is {config.image_size}, but the processor of {config.init_from!r} makes images of {side} "

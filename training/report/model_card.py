@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from modeling_pir import PIRConfig, PIRModel, PIRProcessor
+from modeling_pir.processing_pir import image_size
 from training.config import TrainConfig
 from training.data.catalog import NAMES, known_dataset
 from training.evaluation.metrics import METRICS
@@ -108,7 +109,7 @@ def describe_model(folder: Path) -> dict[str, Any]:
         "text": config.text_config.model_type,
         "instruction": config.instruction_config.model_type if config.has_instruction else None,
         "projection_dim": config.projection_dim,
-        "image_size": processor.image_processor.size["height"],
+        "image_size": image_size(processor.image_processor)[0],
         "max_length": processor.text_kwargs["max_length"],
     }
 
