@@ -18,7 +18,15 @@ from transformers import BertTokenizer, set_seed
 
 from modeling_pir import PIRModel, PIRProcessor
 from modeling_pir.processing_pir import build_image_processor
-from tests.support.tiny import IMAGE_SIZE, SCENES, build_tiny_config, captions_of, draw_scene, tiny_vocabulary
+from tests.support.tiny import (
+    IMAGE_SIZE,
+    SCENES,
+    build_tiny_config,
+    captions_of,
+    draw_scene,
+    tiny_vocabulary,
+    write_tiny_dataset,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -67,18 +75,7 @@ def tiny_captions():
 @pytest.fixture
 def tiny_dataset(tmp_path):
     """Folder of an imagefolder data set: train, validation and test with 4 images of 4 scenes and 5 captions each."""
-    root = tmp_path / "tiny_dataset"
-    for offset, split in enumerate(("train", "validation", "test")):
-        folder = root / split
-        folder.mkdir(parents=True)
-        rows = []
-        for index, scene in enumerate(SCENES):
-            number = 1 + (index + offset) % len(SCENES)  # no image is in two splits
-            name = f"{scene}_{number}.png"
-            draw_scene(scene, number).save(folder / name)
-            rows.append({"file_name": name, "captions": captions_of(scene, number), "scene": scene})
-        (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return root
+    return write_tiny_dataset(tmp_path / "tiny_dataset")
 
 
 @pytest.fixture

@@ -308,6 +308,11 @@ def verify(folder: Path, state: State) -> list[str]:
         if not torch.equal(outputs.filtered_indices, expected_kept):
             raise ValueError("VIR keeps other tokens than the official computation.")
         lines.append(f"verified: the {expected_kept.shape[1]} tokens kept of {expected_belief.shape[1]} are the same")
+    lines.append(
+        f"taken as given on both sides, because tensors do not show them, so that a wrong one is not noticed: "
+        f"{numbers.heads} heads (--heads), {numbers.text_heads} heads of BERT (--text-heads), "
+        f"{numbers.filter_size} tokens kept (--filter-size)"
+    )
     return lines
 
 

@@ -12,6 +12,9 @@ State = dict[str, torch.Tensor]
 KeyTable = dict[str, str | Callable[[re.Match], str]]
 DERIVED_BUFFERS = re.compile(r"(relative_position_index|attn_mask)$")  # follow from the sizes
 CLASSIFIER_KEYS = re.compile(r"^(_?fc|head|head\.fc)\.(weight|bias)$")
+CODE = re.compile(  # torch's wordings of a pickle that needs more than tensors
+    r"(?:[Uu]nsupported (?:global: )?(?:GLOBAL|class|type)|unrecognized function|only build Tensor.*?but got) (\S+)"
+)
 COUNTER = "num_batches_tracked"  # absent in old files; nothing that runs reads it
 NUM_PRINTED_KEYS = 10
 
@@ -55,7 +58,7 @@ def read_checkpoint(path: str | Path) -> dict:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # arbitrary bytes make the unpickler fail with almost any type
-        needed = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+        needed = CODE.search(str(error))
         if needed:
             raise ValueError(
                 f"{str(path)!r} is refused: it is a pickle that would run code ({needed[1]}). If you trust it, load it "

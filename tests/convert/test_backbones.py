@@ -1,6 +1,9 @@
 """Start weights in their authors' layout: every tensor arrives, or one sentence says which did not."""
 
+import os
+import pickle
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -265,3 +268,24 @@ def test_unreadable_file_gets_one_sentence(tmp_path, content):
     with pytest.raises(ValueError, match=expected[content]) as caught:
         read_checkpoint(path)
     assert "\n" not in str(caught.value)
+
+
+class Runs:
+    """A pickle that calls a function when it is loaded."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("call", [(os.system, "true"), (print, "run"), (Path.touch, Path("x")), (eval, "1")], ids=str)
+def test_every_pickle_that_would_run_code_is_called_so(tmp_path, call):
+    path = tmp_path / "file.pth"
+    torch.save({"model": Runs(*call)}, path)
+    with pytest.raises(ValueError, match="refused: it is a pickle that would run code"):
+        read_checkpoint(path)
+    path.write_bytes(pickle.dumps({"model": Runs(*call)}, protocol=2))
+    with pytest.raises(ValueError, match="refused: it is a pickle that would run code"):
+        read_checkpoint(path)

@@ -72,6 +72,7 @@ def test_baseline_checkpoint_has_neither_vir_nor_lca(tmp_path, run, sizes):
     config = PIRModel.from_pretrained(tmp_path / "out").config
     assert (config.num_instruction_layers, config.num_cycles, config.has_instruction) == (0, 0, False)
     assert sum(line.startswith("verified") for line in lines) == 2
+    assert any("taken as given" in line and "heads of BERT (--text-heads)" in line for line in lines)
 
 
 def test_losses_that_the_run_used_are_read_from_its_configuration(tmp_path, run, sizes):

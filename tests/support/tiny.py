@@ -1,5 +1,6 @@
 """A PIR of about 45,000 weights, its vocabulary, and the scenes and captions that the tests draw."""
 
+import json
 import string
 
 import numpy as np
@@ -42,6 +43,21 @@ def captions_of(scene, number):
         f"{count} large square , {color} , by the {scene} .",
         f"scene of {scene} next to {count} {color} square .",
     ]
+
+
+def write_tiny_dataset(root):
+    """Folder of an imagefolder data set: train, validation and test with 4 images of 4 scenes and 5 captions each."""
+    for offset, split in enumerate(("train", "validation", "test")):
+        folder = root / split
+        folder.mkdir(parents=True)
+        rows = []
+        for index, scene in enumerate(SCENES):
+            number = 1 + (index + offset) % len(SCENES)  # no image is in two splits
+            name = f"{scene}_{number}.png"
+            draw_scene(scene, number).save(folder / name)
+            rows.append({"file_name": name, "captions": captions_of(scene, number), "scene": scene})
+        (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return root
 
 
 def build_tiny_config(**overrides):
