@@ -281,7 +281,7 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Tr
         raise ValueError(f"There is no configuration file {str(path)!r}: training/configs/ holds the shipped ones.")
     values = yaml.safe_load(Path(path).read_text()) or {}
     if not isinstance(values, dict):
-        raise ValueError(f"{str(path)!r} is no YAML mapping of fields to values.")
+        raise ValueError(f"{str(path)!r} is not a YAML mapping of fields to values.")
     for name, value in (overrides or {}).items():
         *parents, leaf = name.split(".")
         target = values

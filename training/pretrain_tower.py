@@ -4,7 +4,7 @@ r"""Train a tower as a scene classifier, so that a prior that knows scenes instr
         --output-dir towers/rsicd
     python -m training.train --config training/configs/rsicd_mini.yaml --data FOLDER --init-instruction towers/rsicd
     python -m training.pretrain_tower --config training/configs/rsicd.yaml --data AID_FOLDER \
-        --test-data RSICD_FOLDER --allow-overlap --output-dir towers/aid      # the paper's recipe, leak and all
+        --test-data RSICD_FOLDER --allow-overlap --output-dir towers/aid  # the recipe of the paper, with its overlap
 
 The paper's prior is a ResNet-50 trained on AID's scenes. The official code builds it but loads none of its weights, so
 a random network instructs there. RSICD's images come in part from AID: a prior trained on all of AID has seen test
@@ -55,7 +55,7 @@ def pretrain(
 
     Raises:
         ValueError: bad data or settings, before any work starts.
-        FloatingPointError: the loss is no number.
+        FloatingPointError: the loss is not finite.
     """
     if not config.instruction_epochs:
         raise ValueError("instruction_epochs is 0: say how long to train (--set instruction_epochs=30).")

@@ -79,7 +79,7 @@ def timed(batches: Iterable[dict], state: RunState) -> Iterable[dict]:
 
 
 def check_loss(loss: torch.Tensor, step: int, output_dir: Path) -> None:
-    """Stop at a loss that is no number, before it reaches the weights.
+    """Stop at a loss that is not finite, before it reaches the weights.
 
     Raises:
         FloatingPointError: with the step and what is left.
@@ -142,7 +142,7 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
 
     Raises:
         ValueError: bad data or settings, before any work starts.
-        FloatingPointError: the loss is no number.
+        FloatingPointError: the loss is not finite.
         Preempted: SIGTERM came; the run has saved itself.
     """
     check_starts(config)
@@ -235,7 +235,7 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
 
 
 def tracked(config: TrainConfig) -> dict[str, int | float | str | bool] | None:
-    """The configuration as trackers take it: what is no number or truth value as text; None without trackers."""
+    """The configuration as trackers take it: what is not finite or truth value as text; None without trackers."""
     if not config.log_with:
         return None
     values = dataclasses.asdict(config)

@@ -68,7 +68,7 @@ def _demo(args: argparse.Namespace) -> int:
     from ..serve.launch import launch, take_port
 
     if not os.path.isdir(args.images):
-        raise ValueError(f"{args.images} is no folder: name one with images or scenes in it.")
+        raise ValueError(f"{args.images} is not a folder: name one with images or scenes in it.")
     with contextlib.closing(take_port(args.host, args.port)) as taken, tempfile.TemporaryDirectory() as folder:
         index = PIRIndex.create(os.path.join(folder, "images.index"), load_model(args))
         report = index.update(args.images, args.batch_size, progress=True)

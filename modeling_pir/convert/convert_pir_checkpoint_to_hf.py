@@ -149,7 +149,7 @@ def infer_config(state: State, written: dict, flags: Flags) -> PIRConfig:
         defaults, and the official choices.
 
     Raises:
-        ValueError: it is no PIR checkpoint, or a number is missing or contradicts another.
+        ValueError: it is not a PIR checkpoint, or a number is missing or contradicts another.
     """
     if not {"vision_proj.weight", "text_proj.weight", "temp"} <= state.keys():
         keys = ", ".join(list(state)[:10])

@@ -126,7 +126,7 @@ def check_model_folder(folder: str | Path) -> None:
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} is no model folder, it has no config.json: name one that save_pretrained wrote.")
+        raise ValueError(f"{folder} is not a model folder, it has no config.json: name one that save_pretrained wrote.")
     check_config(read_json(folder / "config.json"), str(folder))
     for name in PROCESSOR_FILES:
         if not (folder / name).is_file():

@@ -310,7 +310,7 @@ class PIRIndex:
             OSError: the index cannot be written.
         """
         if not os.path.isdir(folder):
-            raise ValueError(f"{folder} is no folder: name the one whose state the index is to take.")
+            raise ValueError(f"{folder} is not a folder: name the one whose state the index is to take.")
         return self._bring_in(folder, batch_size, chips, progress, delete_gone=True, force=force)
 
     def _bring_in(

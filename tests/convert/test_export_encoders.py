@@ -149,7 +149,7 @@ def test_an_export_that_differs_is_refused(folder, tmp_path, monkeypatch):
 
 def test_a_missing_model_is_one_sentence(tmp_path, capsys):
     assert main(["export", str(tmp_path), str(tmp_path / "out")]) == 2
-    assert "is no model folder" in capsys.readouterr().err
+    assert "is not a model folder" in capsys.readouterr().err
 
 
 def test_a_missing_extra_is_named(folder, tmp_path, monkeypatch):

@@ -248,7 +248,7 @@ def test_file_that_vanishes_is_reported(index, archive):
 def test_missing_folder_is_refused(index, tmp_path):
     with pytest.raises(ValueError, match="nowhere does not exist"):
         index.add(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="is no folder"):
+    with pytest.raises(ValueError, match="is not a folder"):
         index.update(tmp_path / "nowhere")
 
 

@@ -81,7 +81,7 @@ def test_a_constant_wide_image_is_black():
     assert pixels(to_rgb(Image.fromarray(np.full((1, 1), 5000, dtype=np.uint16)))) == [[[0, 0, 0]]]
 
 
-@pytest.mark.filterwarnings("error")  # numpy only warns where it turns what is no number into a byte
+@pytest.mark.filterwarnings("error")  # numpy only warns where it turns what is not finite into a byte
 def test_values_that_are_no_numbers_count_as_the_lowest():
     values = np.array([[np.nan, 1.0, 2.0, -np.inf, np.inf]], dtype=np.float32)
     assert pixels(to_rgb(Image.fromarray(values))) == [[[0] * 3, [0] * 3, [255] * 3, [0] * 3, [0] * 3]]

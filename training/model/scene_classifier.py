@@ -86,7 +86,7 @@ def train_on_scenes(
 
     Raises:
         ValueError: fewer than two scenes, or fewer images with a scene than a batch has.
-        FloatingPointError: the loss is no number.
+        FloatingPointError: the loss is not finite.
     """
     if len(scenes) < 2:
         raise ValueError(

@@ -108,7 +108,7 @@ def load_run(folder: str | Path) -> Run:
     folder = Path(folder)
     has_model = (folder / "best").is_dir() or (folder / "config.json").is_file()
     if not (folder / "environment.json").is_file() or not has_model:
-        raise ValueError(f"{folder} is no run folder with a best model: name one that training.train wrote.")
+        raise ValueError(f"{folder} is not a run folder with a best model: name one that training.train wrote.")
     results = folder / ("metrics.json" if (folder / "config.json").is_file() else "test.json")
     if not results.is_file():
         raise ValueError(f"{folder} has no metrics (test.json): let the training finish, it evaluates at the end.")
