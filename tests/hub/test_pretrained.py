@@ -158,11 +158,9 @@ def test_three_hundred_mutated_folders_give_no_traceback_and_no_other_model(fold
 @pytest.mark.slow
 def test_commands_refuse_a_model_without_its_lca(folder, tiny_dataset, tmp_path):
     change_weights(folder, WEIGHTS["lca missing"][0])
-    image = next((tiny_dataset / "test").glob("*.png"))
     pir = ["-c", "from modeling_pir.cli.main import main; raise SystemExit(main())"]
     commands = [
         [*pir, "index", tiny_dataset / "test", "--index", tmp_path / "index", "--model", folder],
-        [*pir, "classify", image, "a field", "a sea", "--model", folder],
         ["-m", "training.evaluate", folder, "--data", tiny_dataset],
     ]
     for command in commands:

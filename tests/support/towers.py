@@ -48,6 +48,7 @@ TEXT = {
     "CLIP": {"model_type": "clip_text_model", **TEXT_SIZE, "bos_token_id": 2, "eos_token_id": 3},
 }
 PAIRS = [(vision, text) for vision in VISION for text in TEXT]
+LAUNCHED = [("ResNet", "BERT"), ("timm EfficientNet", "RoBERTa"), ("Swin", "CLIP"), ("CLIP", "BERT")]  # each kind once
 COLUMNS = ("trains", "chunks", "freeze", "LoRA", "layer decay", "sdpa", "publish, load", "two processes")
 
 
@@ -240,11 +241,14 @@ def answers(folder):
     data = write_tiny_dataset(folder / "data")
     for number in (1, 2):
         train_pairs(data, folder / str(number), number)
-    for number, (vision, text) in enumerate(PAIRS):
+    for vision, text in PAIRS:
         found = [check(vision, text) for check in IN_PROCESS.values()] + [publish_and_load(vision, text, processor)]
         words = [{True: "yes", False: "no"}.get(answer, answer) for answer in found]
-        difference = largest_difference(folder / "1" / str(number), folder / "2" / str(number))
-        yield [vision, text, *words, f"{difference:.0e}"]
+        difference = "not measured"
+        if (vision, text) in LAUNCHED:
+            number = str(LAUNCHED.index((vision, text)))
+            difference = f"{largest_difference(folder / '1' / number, folder / '2' / number):.0e}"
+        yield [vision, text, *words, difference]
 
 
 if __name__ == "__main__":
