@@ -79,6 +79,7 @@ def test_paths_below_the_root_move_with_it(store, tmp_path):
     moved = {row["path"]: row["id"] for part, _ in again.rows() for row in part}
     assert moved["/new/a"] == stored["/old/archive/a"]  # the row is the same one
     again.replace(["/new/a"], [make_row("/new/a", (0, 0, 1, 1))], np.ones((1, 4), dtype=np.float32))
+    assert {path for path, _ in again.values(["path", "id"])} == moved.keys()
     assert again.count() == 5 and again.delete_files(["/new/sub/b"]) == 1
 
 

@@ -293,7 +293,10 @@ class LanceStore(Store):
     def values(self, columns: Sequence[str]) -> Iterator[tuple]:
         """Some columns of all rows, without their vectors."""
         for batch in self._scan(None, list(columns)).limit(None).to_batches(BATCH_ROWS):
-            yield from zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
+            found = {name: batch.column(name).to_pylist() for name in columns}
+            if "path" in found:
+                found["path"] = list(map(self.full_path, found["path"]))
+            yield from zip(*found.values(), strict=True)
 
     @property
     def is_approximate(self) -> bool:

@@ -252,7 +252,11 @@ class ExactStore(Store):
         """Some columns of all rows, without their vectors."""
         names = ", ".join(columns)
         with self._lock, self._reading():
-            yield from self._execute(f"SELECT {names} FROM images ORDER BY rowid").fetchall()
+            found = self._execute(f"SELECT {names} FROM images ORDER BY rowid").fetchall()
+        for row in found:
+            yield tuple(
+                self.full_path(value) if name == "path" else value for name, value in zip(columns, row, strict=True)
+            )
 
     def _fetch(self, row_ids: np.ndarray) -> tuple[list[Row], np.ndarray]:
         """Rows in the order of their ids, and their vectors."""
