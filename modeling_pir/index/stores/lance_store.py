@@ -422,7 +422,6 @@ class LanceStore(Store):
             self.table.create_index(column, config=Bitmap())
         for column in ("date", "minx", "miny", "maxx", "maxy"):
             self.table.create_index(column, config=BTree())
-        self.table.optimize(cleanup_older_than=KEEP_VERSIONS)
 
 
 def _refine_factor(k: int) -> int:
