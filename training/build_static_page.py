@@ -1,7 +1,7 @@
 """Build the search page that needs no server: a folder that a browser opens from a disk, or a static Space serves.
 
     pir export MODEL exported
-    pir index --index cities --export cities.parquet
+    pir export-rows cities.parquet --index cities
     python -m training.build_static_page --exported exported --images cities.parquet --output page
     hf upload ORG/NAME page --repo-type space --repo-sdk static
 
@@ -51,7 +51,7 @@ def build(exported: Path, images: Path, output: Path, forms: list[str]) -> None:
 
     Args:
         exported: folder of `modeling_pir.convert.export_encoders`.
-        images: Parquet file of `pir index --export`, of the same model.
+        images: Parquet file of `pir export-rows`, of the same model.
         output: folder to write; it must not exist.
         forms: of the weights, "quantized" and "fp32"; the page takes the first of these unless its address asks for
             `?weights=fp32`.
@@ -67,7 +67,7 @@ def build(exported: Path, images: Path, output: Path, forms: list[str]) -> None:
     parts["index.parquet"] = images
     for path in parts.values():
         if not path.is_file():
-            raise ValueError(f"{path} is missing: export the model, or the images by `pir index --export`.")
+            raise ValueError(f"{path} is missing: export the model, or the images by `pir export-rows`.")
     if output.exists():
         raise ValueError(f"{output} exists: name a new folder.")
     with tempfile.TemporaryDirectory() as folder:
@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command; bad input gets one sentence."""
     parser = argparse.ArgumentParser("python -m training.build_static_page", description=__doc__.splitlines()[0])
     parser.add_argument("--exported", type=Path, required=True, help="folder of `modeling_pir.convert.export_encoders`")
-    parser.add_argument("--images", type=Path, required=True, help="Parquet file of `pir index --export`")
+    parser.add_argument("--images", type=Path, required=True, help="Parquet file of `pir export-rows`")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--weights", nargs="+", choices=tuple(FORMS), default=["quantized"])
     args = parser.parse_args(arguments)

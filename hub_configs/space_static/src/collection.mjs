@@ -1,4 +1,4 @@
-// Images as unit vectors: the file that `pir index --export FILE.parquet` writes, and the search among them.
+// Images as unit vectors: the file that `pir export-rows FILE.parquet` writes, and the search among them.
 
 import { decompress } from "fzstd";
 import { parquetReadObjects } from "hyparquet";
