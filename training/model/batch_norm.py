@@ -48,18 +48,22 @@ def check_chunks(model: nn.Module, chunk_size: int) -> None:
         )
 
 
-class SyncBatchNorm(nn.SyncBatchNorm):
+class SyncBatchNorm(_BatchNorm):
     """torch's SyncBatchNorm, which exists for GPUs alone, with the same numbers on CPUs.
 
-    A timm BatchNorm that is made into one keeps its dropout and activation, `drop` and `act`.
+    It is none of its class, which DistributedDataParallel refuses on a CPU, and borrows its forward pass. A timm
+    BatchNorm that is made into one keeps its dropout and activation, `drop` and `act`.
     """
+
+    _check_input_dim = nn.SyncBatchNorm._check_input_dim
+    _check_non_zero_input_channels = nn.SyncBatchNorm._check_non_zero_input_channels
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Normalise (batch, channels, ...) by the statistics of all processes' rows."""
         if self.training and input.device.type == "cpu":
             output = self._normalise_on_cpu(input)
         else:
-            output = super().forward(input)
+            output = nn.SyncBatchNorm.forward(self, input)
         return self.act(self.drop(output)) if hasattr(self, "act") else output
 
     def _normalise_on_cpu(self, input: torch.Tensor) -> torch.Tensor:
