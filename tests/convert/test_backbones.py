@@ -280,7 +280,11 @@ class Runs:
         return self.call
 
 
-@pytest.mark.parametrize("call", [(os.system, "true"), (print, "run"), (Path.touch, Path("x")), (eval, "1")], ids=str)
+@pytest.mark.parametrize(
+    "call",
+    [(os.system, "true"), (print, "run"), (Path.touch, Path("x")), (eval, "1")],
+    ids=lambda call: call[0].__name__,
+)
 def test_every_pickle_that_would_run_code_is_called_so(tmp_path, call):
     path = tmp_path / "file.pth"
     torch.save({"model": Runs(*call)}, path)
