@@ -469,6 +469,7 @@ def test_convert_hands_over_its_options(run, monkeypatch):
     seen = []
     converter = "modeling_pir.convert.convert_pir_checkpoint_to_hf.convert"
     monkeypatch.setattr(converter, lambda *arguments: seen.extend(arguments) or ["done"])
+    monkeypatch.setattr("modeling_pir.convert.open_clip.holds_open_clip", lambda path: False)
     code, out, _ = run("convert", "model.pth", "folder", "--verify", "--heads", "4", "--tokenizer", "words")
     assert code == 0 and out.startswith("done\nfolder loads with")
     assert seen == ["model.pth", "folder", "words", Flags(heads=4), True]

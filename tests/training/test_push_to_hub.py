@@ -328,7 +328,7 @@ def test_a_run_nobody_could_repeat_is_refused(tmp_path, tiny_model, tiny_process
 
 
 def test_what_is_no_run_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="no run folder"):
+    with pytest.raises(ValueError, match="not a run folder"):
         push_to_hub(tmp_path, Wishes(REPO), dry_run=True)
 
 
@@ -339,7 +339,7 @@ def test_what_is_no_repository_id_is_refused_first(run, repo):
 
 
 def test_the_command_says_one_sentence(tmp_path):
-    with pytest.raises(SystemExit, match="^error: .* no run folder .*training.train wrote.$"):
+    with pytest.raises(SystemExit, match="^error: .* not a run folder .*training.train wrote.$"):
         main(["--model", str(tmp_path), "--repo", REPO])
 
 
@@ -415,7 +415,7 @@ def test_another_models_folder_is_refused(run):
 
 
 def test_nothing_there_is_said(tmp_path):
-    with pytest.raises(ValueError, match="no model folder"):
+    with pytest.raises(ValueError, match="not a model folder"):
         load_pretrained(tmp_path)
     with pytest.raises(ValueError, match="org/nowhere cannot be loaded"):
         load_pretrained("org/nowhere")
