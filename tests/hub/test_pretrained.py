@@ -161,7 +161,7 @@ def test_commands_refuse_a_model_without_its_lca(folder, tiny_dataset, tmp_path)
     pir = ["-c", "from modeling_pir.cli.main import main; raise SystemExit(main())"]
     commands = [
         [*pir, "index", tiny_dataset / "test", "--index", tmp_path / "index", "--model", folder],
-        ["-m", "training.evaluate", folder, "--data", tiny_dataset],
+        ["-m", "training.evaluate", "--model", folder, "--data", tiny_dataset],
     ]
     for command in commands:
         done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True)
