@@ -120,7 +120,7 @@ class PIRIndex:
             partial = Path(path).with_name(f".{Path(path).name}.partial")
             _remove(partial)  # of a run that was killed
             try:
-                store_class.create(str(partial), description)
+                store_class.create(str(partial), description).close()
                 partial.rename(path)
             finally:
                 _remove(partial)

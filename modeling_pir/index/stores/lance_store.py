@@ -122,6 +122,9 @@ class LanceStore(Store):
             raise ValueError(f"{path} was made by an older version of this package: make a new index with pir index.")
         self.refresh()
 
+    def close(self) -> None:
+        """Nothing to do: Lance's files are never renamed while they are open, its folder may be."""
+
     @property
     def columns(self) -> dict[str, type]:
         """Names and types: those of `COLUMNS`, then what labels have brought."""

@@ -58,6 +58,13 @@ class ExactStore(Store):
         except (sqlite3.DatabaseError, ValueError) as error:
             raise ValueError(f"{path} is damaged ({error}): make it anew with pir index.") from error
 
+    def close(self) -> None:
+        """Close the connection: a file that is renamed while one is open would share its log with nobody."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
     @property
     def columns(self) -> dict[str, type]:
         """Names and types: those of `COLUMNS`, then what labels have brought."""

@@ -49,6 +49,10 @@ class Store(ABC):
     def read_state(self) -> dict:
         """What is remembered now."""
 
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the files; the next call opens them again."""
+
     def refresh(self) -> None:
         """Take what is remembered, and the root; or where that lay beside the index, if both have been moved."""
         self.state = self.read_state()

@@ -12,7 +12,7 @@ from tests.support.launcher import launch, make_config
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "keys_within"),
-    [({}, 1e-4), ({"raw_temperatures": True, "max_grad_norm": 0.0}, 1e-3)],
+    [({}, 1e-4), ({"raw_temperatures": True, "max_grad_norm": 0.0}, 2e-3)],
     ids=["ours", "raw"],
 )
 def test_two_processes_train_the_weights_of_one(tiny_dataset, tiny_config, tmp_path, fields, keys_within):
@@ -26,7 +26,8 @@ def test_two_processes_train_the_weights_of_one(tiny_dataset, tiny_config, tmp_p
         finished[number] = load_file(folder / "run" / "last" / "model.safetensors")
     one, two = finished[1], finished[2]
     assert one.keys() == two.keys()
-    # The softmax does not see biases of keys: their gradients are rounding, which AdamW takes for steps.
+    # The softmax does not see biases of keys: their gradients are rounding, which AdamW takes for steps, of
+    # which two of 1e-3 each are all that there are.
     differences = {name: (one[name] - two[name]).abs().max().item() for name in one}
     keys = {name for name in one if name.endswith(("k_proj.bias", "key.bias"))}
     assert max(differences[name] for name in keys) < keys_within, differences
