@@ -123,7 +123,7 @@ class LanceStore(Store):
         self.refresh()
 
     def close(self) -> None:
-        """Nothing to do: Lance's files are never renamed while they are open, its folder may be."""
+        """Nothing to do: Lance holds no file open between two calls."""
 
     @property
     def columns(self) -> dict[str, type]:
