@@ -38,6 +38,9 @@ class DataFields:
         images_on_device: keep them decoded on the device, at `image_size`, and augment whole batches there: for a GPU
             that waits for the loader. `rand_augment` then changes brightness and contrast alone.
         num_workers: loader processes; 0 loads in the training process.
+        feature_cache: folder for what frozen towers make of images and captions, each computed once, for all runs that
+            name the folder. For two towers that `freeze` names whole, and images that are not augmented; in the run's
+            precision, about 100 KB (bf16) for an image of 36 patches of 1,280 channels and 10 KB for a caption.
     """
 
     data: str = "sample"
@@ -54,6 +57,7 @@ class DataFields:
     cache_images: bool = False
     images_on_device: bool = False
     num_workers: int = 0
+    feature_cache: str | None = None
 
 
 @dataclass(kw_only=True)
@@ -214,6 +218,8 @@ class TrainConfig(DataFields, ModelFields, OptimisationFields, RunFields):
             raise ValueError(
                 "images_on_device is on, but captions_per_image is 0: set how many captions of its image an item shows."
             )
+        if self.feature_cache is not None:
+            _check_feature_cache(self)
         if self.streaming:
             _check_streaming(self)
         elif self.steps_per_epoch:
@@ -235,6 +241,24 @@ def _check_streaming(config: TrainConfig) -> None:
     for reason, applies in reasons.items():
         if applies:
             raise ValueError(f"A streamed run does not have all its rows at hand, but {reason}.")
+
+
+def _check_feature_cache(config: TrainConfig) -> None:
+    """One sentence where an image or a caption would not give the same features in every epoch and run."""
+    reasons = {
+        "freeze does not name vision_model and text_model": not {"vision_model", "text_model"} <= set(config.freeze),
+        f"crop_scale is {config.crop_scale}: set it to 1.0": config.crop_scale < 1,
+        "rand_augment is on: turn it off": config.rand_augment,
+        "flips_and_turns is on: turn it off": config.flips_and_turns,
+        "images_on_device is on: turn it off": config.images_on_device,
+        "streaming is on: turn it off": config.streaming,
+        "lora_rank is not 0: set it to 0": config.lora_rank,
+        "instruction_epochs is not 0: train the prior with training.pretrain_tower": config.instruction_epochs,
+        "num_workers is not 0: there is nothing to load, set it to 0": config.num_workers,
+    }
+    for reason, applies in reasons.items():
+        if applies:
+            raise ValueError(f"feature_cache keeps what frozen towers make of unchanged images, but {reason}.")
 
 
 def build_config(values: dict[str, Any]) -> TrainConfig:

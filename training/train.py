@@ -42,6 +42,7 @@ from training.loop.sharding import check_sharding, prepare_sharding, whole_model
 from training.model.adapters import add_lora, freeze_modules
 from training.model.batch_norm import check_chunks, freeze_batch_norm, synchronise_batch_norms
 from training.model.build import build_model_and_processor
+from training.model.feature_cache import with_features
 from training.model.scene_classifier import prepare_instruction
 from training.model.starts import check_starts
 from training.report.run_report import finish_run
@@ -127,7 +128,7 @@ def build_model(config: TrainConfig, splits: dict[str, Dataset | Stream]) -> tup
         freeze_batch_norm(model)
     check_chunks(model, config.chunk_size)
     synchronise_batch_norms(model)
-    return model, processor
+    return model, with_features(model, processor, config)
 
 
 def train(config: TrainConfig, resume: bool = False) -> Path:

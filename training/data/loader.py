@@ -106,7 +106,7 @@ def build_loader(
         )
     collate = TrainCollator(processor)
     if not config.streaming:
-        items = make_items(rows, scenes, config, processor)
+        items = make_items(rows, scenes, config, processor, augment=config.feature_cache is None)
         return DataLoader(
             items,
             config.batch_size,

@@ -11,6 +11,7 @@ from training.config import TrainConfig
 from training.evaluation.metrics import METRICS
 from training.evaluation.object_keeping import describe_objects
 from training.evaluation.test_result import load_best, measure_test
+from training.model.feature_cache import with_features
 from training.model.provenance import describe_prior, public_name
 from training.report.pictures import draw_pictures
 from training.run.environment import peak_memory
@@ -35,7 +36,8 @@ def finish_run(
     best, prior = state.best, state.prior
     folder = Path(config.output_dir)
     model, processor = load_best(config)
-    test, embeddings = measure_test(config, splits["test"], best["epoch"], model, processor)
+    reader = with_features(model.requires_grad_(False), processor, config)
+    test, embeddings = measure_test(config, splits["test"], best["epoch"], model, reader)
     test["instruction"] = describe_prior(config, model, prior)
     waiting, stepping = state.seconds_waiting, state.seconds_in_steps
     loader_wait = waiting / (waiting + stepping) if stepping else None  # an old checkpoint, resumed after its last step

@@ -30,6 +30,7 @@ from training.run.state import RunState
 
 FREE_TO_CHANGE = {
     "output_dir", "log_with", "log_every", "num_workers", "cache_images", "checkpoint_every", "chunk_size",
+    "feature_cache",
 }  # fmt: skip
 
 
