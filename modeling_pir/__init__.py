@@ -1,7 +1,7 @@
 """PIR (Prior Instruction Representation): remote-sensing image-text retrieval for transformers.
 
-Importing the package costs nothing: torch and transformers, which take seconds, are imported when a name of the model
-is first used. That also registers PIR with the Auto classes of transformers.
+Importing the package costs nothing: torch and transformers, which take seconds, are imported when one of its names is
+first used. That also registers PIR with the Auto classes of transformers.
 """
 
 from importlib import import_module
@@ -50,5 +50,6 @@ PLACES = {  # of the names that are not the model's
 
 def __getattr__(name: str) -> object:
     if name in __all__:
-        return getattr(import_module(f"{__name__}.{PLACES.get(name, 'auto_classes')}"), name)
+        auto_classes = import_module(f"{__name__}.auto_classes")  # registers, whichever name it is
+        return getattr(import_module(f"{__name__}.{PLACES[name]}") if name in PLACES else auto_classes, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -41,6 +41,7 @@ from .towers_pir import (
 )
 
 MAX_LOGIT_SCALE = 100.0  # CLIP's bound: below a temperature of 0.01 training gets unstable
+MAX_LOG_SCALE = math.log(MAX_LOGIT_SCALE) - 1e-6  # just below: on the bound itself clamp has no gradient
 
 
 @dataclass
@@ -252,17 +253,15 @@ class PIRModel(PIRVisionSide, PIRTextSide, PIRPreTrainedModel):
 
     @staticmethod
     def _scale(logit_scale: torch.Tensor) -> torch.Tensor:
-        """The factor, at most 100; the gradient goes through the bound, else a scale beyond it would stay there."""
-        logit_scale = logit_scale.float()
-        bounded = logit_scale.detach().clamp(max=math.log(MAX_LOGIT_SCALE))
-        return (logit_scale + (bounded - logit_scale.detach())).exp()
+        """The factor, at most 100."""
+        return logit_scale.float().exp().clamp(max=MAX_LOGIT_SCALE)
 
     @torch.no_grad()
     def clamp_logit_scales(self) -> None:
         """Bring both logit scales back to CLIP's bound, at most 100; call it after each step of the optimiser."""
         for scale in (self.logit_scale, self.affiliation_logit_scale):
             if scale is not None:
-                scale.clamp_(max=math.log(MAX_LOGIT_SCALE))
+                scale.clamp_(max=MAX_LOG_SCALE)
 
     @can_return_tuple
     def forward(

@@ -6,14 +6,30 @@ import pytest
 import modeling_pir
 
 LOAD_AND_PICKLE = """
-import pickle, sys
-from transformers import AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor
+def load_and_pickle(folder):
+    import pickle
+    from transformers import AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor
 
-for auto in (AutoModel, AutoModelForZeroShotImageClassification):
-    model = auto.from_pretrained(sys.argv[1])
-    assert type(model).__module__ == "modeling_pir.modeling_pir", type(model)
-assert type(AutoProcessor.from_pretrained(sys.argv[1])).__name__ == "PIRProcessor"
-assert type(pickle.loads(pickle.dumps(model.config))) is type(model.config)
+    for auto in (AutoModel, AutoModelForZeroShotImageClassification):
+        model = auto.from_pretrained(folder)
+        assert type(model).__module__ == "modeling_pir.modeling_pir", type(model)
+    assert type(AutoProcessor.from_pretrained(folder)).__name__ == "PIRProcessor"
+    assert type(pickle.loads(pickle.dumps(model.config))) is type(model.config)
+"""
+# transformers takes seconds to import: the children of one process share it, and nothing else.
+EACH_NAME_IN_A_CHILD = """
+import os, sys
+import transformers
+from transformers import AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor, PreTrainedModel
+
+folder, *names = sys.argv[1:]
+for name in names:
+    child = os.fork()
+    if child == 0:
+        exec(f"from modeling_pir import {name}")
+        load_and_pickle(folder)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, name
 """
 
 
@@ -25,14 +41,23 @@ def run_fresh(script, *arguments):
     return done.stdout
 
 
-@pytest.mark.parametrize("before", ["", "import transformers", "import modeling_pir.layers_pir"])
-@pytest.mark.parametrize("name", [name for name in modeling_pir.__all__ if name not in modeling_pir.PLACES])
-def test_using_any_name_of_the_model_registers_with_the_auto_classes(
-    tmp_path, tiny_model, tiny_processor, name, before
-):
+@pytest.fixture
+def saved(tmp_path, tiny_model, tiny_processor):
     tiny_model.save_pretrained(tmp_path)
     tiny_processor.save_pretrained(tmp_path)
-    run_fresh(f"{before}\nfrom modeling_pir import {name}\n{LOAD_AND_PICKLE}", tmp_path)
+    return tmp_path
+
+
+def test_using_any_name_registers_with_the_auto_classes(saved):
+    run_fresh(LOAD_AND_PICKLE + EACH_NAME_IN_A_CHILD, saved, *modeling_pir.__all__)
+
+
+@pytest.mark.parametrize("before", ["", "import modeling_pir.layers_pir"])
+def test_it_registers_whatever_was_imported_before(saved, before):
+    script = (
+        f"{LOAD_AND_PICKLE}\n{before}\nfrom modeling_pir import PIRConfig\nimport sys\nload_and_pickle(sys.argv[1])"
+    )
+    run_fresh(script, saved)
 
 
 def test_the_package_and_its_commands_import_no_torch():

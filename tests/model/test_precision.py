@@ -40,15 +40,15 @@ def test_weights_in_bfloat16_take_pixels_in_float32(tiny_model, inputs):
 
 
 @pytest.mark.parametrize("name", ["logit_scale", "affiliation_logit_scale"])
-def test_a_scale_beyond_the_bound_has_a_gradient_and_comes_back(tiny_model, name):
+def test_a_scale_beyond_the_bound_is_brought_to_it_and_has_a_gradient_there(tiny_model, name):
     scale = getattr(tiny_model, name)
     scale.data.fill_(4.7)
+    tiny_model.clamp_logit_scales()
+    assert scale.exp().item() == pytest.approx(100, rel=1e-5)
     images, texts = (torch.nn.functional.normalize(torch.randn(8, 16), dim=1) for _ in range(2))
     losses = tiny_model.compute_loss(images, texts, scene_labels=torch.arange(8) % 3)
     losses.loss.backward()
     assert scale.grad.abs() > 0.1
-    tiny_model.clamp_logit_scales()
-    assert scale.exp().item() == pytest.approx(100, rel=1e-6)
 
 
 def test_a_frozen_prior_is_in_evaluation_mode_from_the_first_moment():
