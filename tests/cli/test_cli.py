@@ -59,18 +59,6 @@ def archive(tmp_path, tiny_images):
 
 
 @pytest.fixture
-def run(capsys):
-    """Runs the command; gives its exit code, output and messages."""
-
-    def run_pir(*arguments):
-        code = cli.main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run_pir
-
-
-@pytest.fixture
 def indexed(run, archive, model_folder, tmp_path):
     """The path of an index of the archive."""
     path = tmp_path / "index"

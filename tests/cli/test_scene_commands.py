@@ -6,21 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_pir.cli import main as cli
-
 rasterio = pytest.importorskip("rasterio")
-
-
-@pytest.fixture
-def run(capsys):
-    """Runs the command; gives its exit code, output and messages."""
-
-    def run_pir(*arguments):
-        code = cli.main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run_pir
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -65,3 +66,47 @@ def test_ten_kills_from_the_first_millisecond_on_leave_every_file_once(tmp_path,
     assert result["rows"] == result["added"] + result["unchanged"] == 400 and not result["errors"]
     index = PIRIndex.open(tmp_path / "index")
     assert index.store.kind == engine and len(index.store.files()) == 400
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from modeling_pir.hub.pretrained import load_pretrained
+from modeling_pir.index import PIRIndex
+
+index = PIRIndex.open(sys.argv[1], *load_pretrained(sys.argv[2]))
+files = sorted(Path(sys.argv[3]).iterdir())
+print("ready", flush=True)
+for start in range(0, len(files), 4):
+    index.add(files[start : start + 4])
+    print(start + 4, flush=True)  # acknowledged
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["exact", "lance"])
+def test_ten_kills_lose_no_acknowledged_row(tmp_path, tiny_model, tiny_processor, tiny_images, engine):
+    tiny_model.save_pretrained(tmp_path / "model")
+    tiny_processor.save_pretrained(tmp_path / "model")
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    generator = np.random.default_rng(0)
+    num_images = 2000  # more than ten killed writers can embed on a fast machine
+    for number in range(num_images):
+        Image.fromarray(generator.integers(0, 255, (24, 24, 3), dtype=np.uint8)).save(archive / f"{number:04}.png")
+    index = PIRIndex.create(tmp_path / "index", tiny_model, tiny_processor, engine=engine)
+    command = [sys.executable, "-c", WRITER, index.path, str(tmp_path / "model"), str(archive)]
+    for _ in range(10):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+            assert writer.stdout.readline() == "ready\n"
+            timer = threading.Timer(float(generator.uniform(0.02, 0.6)), writer.kill)
+            timer.start()
+            acknowledged = [int(line) for line in writer.stdout if line.strip().isdigit()]
+            timer.cancel()
+        paths = [row["path"] for rows, _ in PIRIndex.open(index.path).store.rows() for row in rows]
+        assert len(paths) == len(set(paths)) >= max(acknowledged, default=0)
+        assert {str(archive / f"{number:04}.png") for number in range(max(acknowledged, default=0))} <= set(paths)
+    assert 0 < len(index) < num_images
+    report = index.add(archive)
+    assert report.added + report.unchanged == num_images == len(index) and report.added > 0
+    assert len({hit.path for hit in index.search("a", k=num_images)}) == num_images

@@ -3,9 +3,7 @@ import os
 import resource
 import signal
 import struct
-import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +17,6 @@ from modeling_pir.index.embed_files import ChipOptions, embed_files
 from modeling_pir.index.exchange.geometry import to_wkb
 from modeling_pir.index.pir_index import PIRIndex
 from modeling_pir.index.rows import make_row
-from modeling_pir.index.stores import lance_store as index_lance
-from modeling_pir.index.stores.bit_codes import nearest_codes
-from modeling_pir.index.stores.lance_store import LanceStore
 from modeling_pir.index.stores.sqlite_store import ExactStore
 from modeling_pir.inference.embed import embed_images, embed_texts
 from modeling_pir.inference.encoder import PIREncoder
@@ -30,22 +25,6 @@ from modeling_pir.inference.images import open_image
 pytest.importorskip("lancedb")
 
 SQUARE = {"type": "Polygon", "coordinates": [[[10, 51], [10, 50], [11, 50], [11, 51], [10, 51]]]}
-
-
-@pytest.fixture
-def archive(tmp_path, tiny_images):
-    """A folder of four images, whose names are airport.png, forest.png, harbor.png, parking.png."""
-    folder = tmp_path / "archive"
-    folder.mkdir()
-    for name, image in zip(("airport", "forest", "harbor", "parking"), tiny_images, strict=True):
-        image.save(folder / f"{name}.png")
-    return folder
-
-
-@pytest.fixture(params=["exact", "lance"])
-def index(request, tmp_path, tiny_model, tiny_processor):
-    """An empty index of either kind."""
-    return PIRIndex.create(tmp_path / "index", tiny_model, tiny_processor, engine=request.param)
 
 
 def names(hits):
@@ -460,177 +439,6 @@ def test_well_known_binary_is_that_of_the_standard():
     assert to_wkb({"type": "Polygon", "coordinates": [triangle]}).hex() == "0103000000" + "01000000" + ring
     two = to_wkb({"type": "MultiPolygon", "coordinates": [[triangle], [triangle]]}).hex()
     assert two == "0106000000" + "02000000" + 2 * ("0103000000" + "01000000" + ring)
-
-
-def clustered(num_rows, dim=32, seed=0):
-    """Unit vectors around 40 centres, and the number of each one's centre."""
-    generator = np.random.default_rng(seed)
-    centres = generator.normal(size=(40, dim))
-    labels = generator.integers(0, 40, num_rows)
-    vectors = centres[labels] + 0.7 * generator.normal(size=(num_rows, dim))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32), labels
-
-
-@pytest.fixture(scope="module")
-def large_store(tmp_path_factory):
-    """12,000 rows with a vector index of many partitions; scene is the cluster, date is drawn by lot."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(index_lance, "MIN_INDEX_ROWS", 1000)
-        patch.setattr(index_lance, "PARTITION_ROWS", 256)
-        patch.setattr(index_lance, "EXACT_ROWS", 50)
-        patch.setattr(index_lance, "FEW_ROWS", 3000)
-        patch.setattr(index_lance, "CANDIDATES", 100)
-        patch.setattr(index_lance, "CANDIDATES_PER_HIT", 4)
-        store = LanceStore.create(str(tmp_path_factory.mktemp("large") / "index"), {"dim": 32, "weights": ""})
-        vectors, labels = clustered(12_000)
-        days = np.random.default_rng(1).integers(0, 1000, len(labels))
-        rows = [
-            make_row(f"/{number}", (0, 0, 1, 1), scene=f"s{label}", date=f"{day:03}")
-            for number, (label, day) in enumerate(zip(labels, days, strict=True))
-        ]
-        store.append(rows, vectors)
-        store.maintain()
-        yield store
-
-
-@pytest.mark.parametrize(
-    ("where", "least"),
-    [(None, 0.98), ("scene = 's3'", 0.99), ("date < '040'", 0.99), ("date < '005'", 0.99), ("date < '500'", 0.99)],
-)
-def test_recall_holds_under_a_filter(large_store, where, least):
-    index = PIRIndex(large_store)
-    assert large_store.is_approximate
-    assert index.check(60, where=where) >= least
-
-
-def test_filter_that_leaves_few_rows_is_searched_exactly(large_store):
-    vector = clustered(1, seed=5)[0][0]
-    kept = sum(len(rows) for rows, _ in large_store.rows("date = '007'"))
-    found = large_store.nearest(vector, 100, "date = '007'")
-    assert 0 < len(found) == kept < 50
-    assert [row["id"] for row, _ in found] == [
-        row["id"] for row, _ in large_store.nearest(vector, 100, "date = '007'", True)
-    ]
-
-
-def test_filter_that_leaves_thousands_compares_codes_and_sees_every_write(large_store, monkeypatch):
-    where, vector = "date < '100' OR scene = 'new'", -clustered(1, seed=3)[0][0]
-    compared = []
-
-    def counting(codes, places, query, count):
-        compared.append(len(places))
-        return nearest_codes(codes, places, query, count)
-
-    monkeypatch.setattr(index_lance, "nearest_codes", counting)
-    before = large_store.nearest(vector, 5, where)
-    large_store.append([make_row("/new", scene="new")], vector[None])
-    (row, similarity), *_ = large_store.nearest(vector, 5, where)
-    assert row["path"] == "/new" and similarity == pytest.approx(1, abs=1e-5)
-    large_store.maintain()  # moves rows
-    assert large_store.nearest(vector, 5, where)[0][0]["path"] == "/new"
-    assert large_store.delete("scene = 'new'") == 1
-    after = large_store.nearest(vector, 5, where)
-    assert [row["id"] for row, _ in after] == [row["id"] for row, _ in before]
-    similarities = [similarity for _, similarity in after]
-    assert similarities == sorted(similarities, reverse=True)
-    num_left = large_store.count(where)
-    assert 1000 < num_left < 1500 and compared == [num_left, num_left + 1, num_left + 1, num_left]
-
-
-@pytest.mark.parametrize("code_bytes", [None, 8])
-def test_index_without_codes_or_with_others_is_refused(tmp_path, code_bytes):
-    import lancedb
-    import pyarrow as pa
-
-    fields = [pa.field("row", pa.string())] + ([pa.field("code", pa.binary(code_bytes))] if code_bytes else [])
-    schema = pa.schema(fields, metadata={"pir": "{}"})
-    lancedb.connect(str(tmp_path)).create_table(index_lance.TABLE, schema=schema)
-    with pytest.raises(ValueError, match="older version of this package: make a new index with pir index"):
-        PIRIndex.open(tmp_path)
-
-
-def test_rows_added_after_the_vector_index_are_found(large_store):
-    vector = -clustered(1)[0][0]
-    large_store.append([make_row("/late", scene="late")], vector[None])
-    (row, similarity), *_ = large_store.nearest(vector, 3)
-    assert row["path"] == "/late" and similarity == pytest.approx(1, abs=1e-5)
-    large_store.maintain()
-    assert large_store.nearest(vector, 1)[0][0]["path"] == "/late"
-    assert large_store.delete("scene = 'late'") == 1
-    assert large_store.nearest(vector, 1)[0][0]["path"] != "/late"
-
-
-def test_readers_see_whole_commits_while_a_writer_adds(index):
-    paths, failures, done = 25, [], threading.Event()
-    vectors = clustered(paths * 20, dim=16)[0]
-
-    def read():
-        reader = PIRIndex.open(index.path)
-        try:
-            while not done.is_set():
-                hits = reader.search(vectors[0], k=1000)
-                counts = {path: [hit.path for hit in hits].count(path) for path in {hit.path for hit in hits}}
-                assert set(counts.values()) <= {20}, counts  # all rows of a file or none
-                assert sorted(counts) == sorted(f"/{number:02}" for number in range(len(counts)))
-                assert [hit.similarity for hit in hits] == sorted((hit.similarity for hit in hits), reverse=True)
-        except Exception as error:  # the thread's failure is the test's
-            failures.append(error)
-
-    readers = [threading.Thread(target=read) for _ in range(2)]
-    for reader in readers:
-        reader.start()
-    for number in range(paths):
-        rows = [make_row(f"/{number:02}", (0, part, 1, 1)) for part in range(20)]
-        index.store.append(rows, vectors[20 * number : 20 * number + 20])
-        index.store.maintain()
-    done.set()
-    for reader in readers:
-        reader.join()
-    assert not failures and len(index) == 20 * paths
-
-
-WRITER = """
-import sys
-from pathlib import Path
-from modeling_pir.hub.pretrained import load_pretrained
-from modeling_pir.index import PIRIndex
-
-index = PIRIndex.open(sys.argv[1], *load_pretrained(sys.argv[2]))
-files = sorted(Path(sys.argv[3]).iterdir())
-print("ready", flush=True)
-for start in range(0, len(files), 4):
-    index.add(files[start : start + 4])
-    print(start + 4, flush=True)  # acknowledged
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("engine", ["exact", "lance"])
-def test_ten_kills_lose_no_acknowledged_row(tmp_path, tiny_model, tiny_processor, tiny_images, engine):
-    tiny_model.save_pretrained(tmp_path / "model")
-    tiny_processor.save_pretrained(tmp_path / "model")
-    archive = tmp_path / "archive"
-    archive.mkdir()
-    generator = np.random.default_rng(0)
-    num_images = 2000  # more than ten killed writers can embed on a fast machine
-    for number in range(num_images):
-        Image.fromarray(generator.integers(0, 255, (24, 24, 3), dtype=np.uint8)).save(archive / f"{number:04}.png")
-    index = PIRIndex.create(tmp_path / "index", tiny_model, tiny_processor, engine=engine)
-    command = [sys.executable, "-c", WRITER, index.path, str(tmp_path / "model"), str(archive)]
-    for _ in range(10):
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
-            assert writer.stdout.readline() == "ready\n"
-            timer = threading.Timer(float(generator.uniform(0.02, 0.6)), writer.kill)
-            timer.start()
-            acknowledged = [int(line) for line in writer.stdout if line.strip().isdigit()]
-            timer.cancel()
-        paths = [row["path"] for rows, _ in PIRIndex.open(index.path).store.rows() for row in rows]
-        assert len(paths) == len(set(paths)) >= max(acknowledged, default=0)
-        assert {str(archive / f"{number:04}.png") for number in range(max(acknowledged, default=0))} <= set(paths)
-    assert 0 < len(index) < num_images
-    report = index.add(archive)
-    assert report.added + report.unchanged == num_images == len(index) and report.added > 0
-    assert len({hit.path for hit in index.search("a", k=num_images)}) == num_images
 
 
 @pytest.mark.slow

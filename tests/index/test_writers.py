@@ -11,9 +11,11 @@ from modeling_pir.cli.main import main
 from modeling_pir.hub.lock import writer_lock
 from modeling_pir.index import pir_index
 from modeling_pir.index.pir_index import PIRIndex
+from modeling_pir.index.rows import make_row
 from modeling_pir.index.stores.lance_store import LanceStore
 from modeling_pir.index.stores.sqlite_store import ExactStore
 from modeling_pir.inference.encoder import PIREncoder
+from tests.support.embeddings import clustered
 
 pytest.importorskip("lancedb")
 
@@ -24,22 +26,6 @@ with holding(writer_lock(sys.argv[1]), 0):
     print("held", flush=True)
     time.sleep(60)
 """
-
-
-@pytest.fixture
-def archive(tmp_path, tiny_images):
-    """A folder of four images."""
-    folder = tmp_path / "archive"
-    folder.mkdir()
-    for name, image in zip(("airport", "forest", "harbor", "parking"), tiny_images, strict=True):
-        image.save(folder / f"{name}.png")
-    return folder
-
-
-@pytest.fixture(params=["exact", "lance"])
-def index(request, tmp_path, tiny_model, tiny_processor):
-    """An empty index of either kind."""
-    return PIRIndex.create(tmp_path / "index", tiny_model, tiny_processor, engine=request.param)
 
 
 def paths_of(index):
@@ -133,3 +119,32 @@ def test_lock_of_a_table_lies_in_its_folder(tmp_path):
     (tmp_path / "table").mkdir()
     assert writer_lock(tmp_path / "table").lock_file == str(tmp_path / "table" / ".lock")
     assert writer_lock(tmp_path / "file").lock_file == str(tmp_path / ".file.lock")
+
+
+def test_readers_see_whole_commits_while_a_writer_adds(index):
+    paths, failures, done = 25, [], threading.Event()
+    vectors = clustered(paths * 20, dim=16)[0]
+
+    def read():
+        reader = PIRIndex.open(index.path)
+        try:
+            while not done.is_set():
+                hits = reader.search(vectors[0], k=1000)
+                counts = {path: [hit.path for hit in hits].count(path) for path in {hit.path for hit in hits}}
+                assert set(counts.values()) <= {20}, counts  # all rows of a file or none
+                assert sorted(counts) == sorted(f"/{number:02}" for number in range(len(counts)))
+                assert [hit.similarity for hit in hits] == sorted((hit.similarity for hit in hits), reverse=True)
+        except Exception as error:  # the thread's failure is the test's
+            failures.append(error)
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for number in range(paths):
+        rows = [make_row(f"/{number:02}", (0, part, 1, 1)) for part in range(20)]
+        index.store.append(rows, vectors[20 * number : 20 * number + 20])
+        index.store.maintain()
+    done.set()
+    for reader in readers:
+        reader.join()
+    assert not failures and len(index) == 20 * paths
