@@ -5,6 +5,7 @@ is modeling_pir/convert/official_forward.py; the losses, the optimiser and the t
 below.
 """
 
+import contextlib
 import copy
 import functools
 import json
@@ -16,7 +17,6 @@ import torch
 import torch.nn.functional as F
 import yaml
 from PIL import Image
-from torch.optim.lr_scheduler import LambdaLR
 
 from modeling_pir import PIRConfig, PIRModel
 from modeling_pir.convert.convert_pir_checkpoint_to_hf import Flags, convert_weights, infer_config, official_to_ours
@@ -26,10 +26,9 @@ from modeling_pir.processing_pir import build_image_processor, clean_caption
 from tests.reference.official_checkpoint import load_reference, official_checkpoint
 from tests.reference.official_layout import TINY, Sizes, draw, drawn_checkpoint, official_layout
 from tests.support.paths import ROOT
-from training.config import load_config
+from training import train as train_module
+from training.config import build_config, load_config
 from training.evaluation.metrics import retrieval_metrics
-from training.loop.optim import parameter_groups
-from training.loop.raw_temperatures import train_raw_temperatures
 
 REFERENCE = ROOT / "tests" / "reference"
 SMALL = Sizes(
@@ -39,6 +38,7 @@ SMALL = Sizes(
 NUMBERS = Numbers(heads=8, text_heads=4, filter_size=30)
 TINY_NUMBERS = Numbers(heads=2, text_heads=1, filter_size=30)
 TOLERANCE = 1e-5
+PLANNED_STEPS = 20
 
 
 def convert_reference(name, **overrides):
@@ -254,8 +254,9 @@ class LiteralAdamW:
             weight.grad = None
 
 
-def official_factor(step, planned=20, warmup=2):
-    return step / warmup if step < warmup else (planned - step) / (planned - warmup)
+def official_factor(step, warmup=2):
+    """The official schedule without its first update at rate 0, which docs/fidelity.md lists as not reproduced."""
+    return (step + 1) / warmup if step < warmup else (PLANNED_STEPS - step) / (PLANNED_STEPS - warmup)
 
 
 def literal_trajectory(state, num_steps, learning_rate):
@@ -277,21 +278,47 @@ def literal_trajectory(state, num_steps, learning_rate):
     return losses, state
 
 
-def our_trajectory(model, num_steps, learning_rate, raw_temperatures=True):
-    """The same with the project's model, losses and parameter groups."""
-    optimizer = torch.optim.AdamW(parameter_groups(model, 0.01, learning_rate), betas=(0.9, 0.98), eps=1e-8)
-    if raw_temperatures:
-        train_raw_temperatures(model, optimizer, 0.01)
-    scheduler, losses = LambdaLR(optimizer, official_factor), []
-    model.train()
-    for step in range(num_steps):
-        pixel_values, input_ids, image_ids, labels = tiny_batch(step)
-        loss = model(input_ids, pixel_values, image_ids=image_ids, scene_labels=labels, return_loss=True).loss
-        loss.backward()
-        optimizer.step()
-        scheduler.step()
-        optimizer.zero_grad()
+class DrawnBatches:
+    """Stands for the loader of a run: `tiny_batch`es in the order of the steps."""
+
+    def __len__(self):
+        return PLANNED_STEPS
+
+    def __iter__(self):
+        names = ("pixel_values", "input_ids", "image_ids", "scene_labels")
+        for step in range(PLANNED_STEPS):
+            batch = dict(zip(names, tiny_batch(step), strict=True))
+            yield batch | {"attention_mask": (batch["input_ids"] != 0).long()}
+
+
+class EnoughSteps(Exception):  # noqa: N818 - no error: the run ends where it was asked to
+    """Ends a run whose first losses are all that is asked for."""
+
+
+def our_trajectory(folder, model, num_steps, **fields):
+    """Losses of `train` itself on the same batches, with the official recipe's fields."""
+    recipe = yaml.safe_load((ROOT / "training" / "configs" / "rsicd_official.yaml").read_text())
+    names = ("weight_decay", "adam_betas", "warmup_ratio", "schedule", "raw_temperatures", "max_grad_norm")
+    settings = {name: recipe[name] for name in names} | {"learning_rate": 1e-3, "log_every": 1, "epochs": 1} | fields
+    config = build_config({"output_dir": str(folder / "run"), **settings})
+    losses = []
+
+    def record(loss, step, _):
         losses.append(loss.item())
+        if len(losses) == num_steps < PLANNED_STEPS:
+            raise EnoughSteps
+
+    with pytest.MonkeyPatch.context() as patch:
+        splits = dict.fromkeys(("train", "validation", "test"), {"scene": []})
+        patch.setattr(train_module, "load_splits", lambda _: splits)
+        patch.setattr(train_module, "build_model", lambda *_: (model, None))
+        patch.setattr(train_module, "build_loader", lambda *_: DrawnBatches())
+        patch.setattr(train_module, "epoch_batches", lambda _, loader, *__: loader)
+        patch.setattr(train_module, "check_loss", record)
+        for name in ("open_run", "keep_records", "save_checkpoint", "write_record", "close_epoch", "finish_run"):
+            patch.setattr(train_module, name, lambda *_: None)
+        with contextlib.suppress(EnoughSteps):
+            train_module.train(config)
     return losses
 
 
@@ -305,13 +332,13 @@ def deterministic_pair(**overrides):
 
 @pytest.fixture(scope="module")
 def official_trajectory():
-    return literal_trajectory(tiny_pair()[0], num_steps=20, learning_rate=1e-3)
+    return literal_trajectory(tiny_pair()[0], num_steps=PLANNED_STEPS, learning_rate=1e-3)
 
 
-def test_twenty_steps_in_official_mode_follow_the_transcription(official_trajectory):
+def test_twenty_steps_of_train_in_official_mode_follow_the_transcription(official_trajectory, tmp_path):
     expected, final_state = official_trajectory
     _, model = deterministic_pair()
-    losses = our_trajectory(model, num_steps=20, learning_rate=1e-3)
+    losses = our_trajectory(tmp_path, model, num_steps=PLANNED_STEPS)
     assert max(abs(a - b) for a, b in zip(losses, expected, strict=True)) < 1e-4
     assert max(expected) - min(expected) > 0.5  # it does go somewhere
     assert torch.exp(-model.logit_scale).item() == pytest.approx(final_state["temp"].item(), abs=1e-5)
@@ -329,21 +356,26 @@ def test_twenty_steps_in_official_mode_follow_the_transcription(official_traject
         {"norm_style": "branch"},
     ],
 )
-def test_every_official_flag_is_needed_for_the_trajectory(official_trajectory, overrides):
+def test_every_official_flag_is_needed_for_the_trajectory(official_trajectory, overrides, tmp_path):
     _, model = deterministic_pair(**overrides)
-    losses = []
-    model.train()
-    for step in range(2):
-        pixel_values, input_ids, image_ids, labels = tiny_batch(step)
-        mask = (input_ids != 0).long()
-        outputs = model(input_ids, pixel_values, mask, image_ids=image_ids, scene_labels=labels, return_loss=True)
-        losses.append(outputs.loss.item())
+    losses = our_trajectory(tmp_path, model, num_steps=2)
     assert max(abs(a - b) for a, b in zip(losses, official_trajectory[0][:2], strict=True)) > 1e-4
 
 
-def test_log_temperatures_move_differently_from_raw_ones(official_trajectory):
+@pytest.mark.parametrize(
+    "fields",
+    [{"adam_betas": (0.9, 0.999)}, {"warmup_ratio": 0.0}, {"schedule": "cosine"}, {"max_grad_norm": 0.1}],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_every_field_of_the_official_recipe_is_needed_for_the_trajectory(official_trajectory, fields, tmp_path):
     _, model = deterministic_pair()
-    our_trajectory(model, num_steps=5, learning_rate=1e-3, raw_temperatures=False)
+    losses = our_trajectory(tmp_path, model, num_steps=6, **fields)
+    assert max(abs(a - b) for a, b in zip(losses, official_trajectory[0][:6], strict=True)) > 1e-4
+
+
+def test_log_temperatures_move_differently_from_raw_ones(tmp_path):
+    _, model = deterministic_pair()
+    our_trajectory(tmp_path, model, num_steps=5, raw_temperatures=False)
     assert abs(torch.exp(-model.logit_scale).item() - 0.07) < 1e-3  # a step of lr on the log is 7 % of one on the raw
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from modeling_pir.inference.embed import embed_images, embed_texts
 from tests.support.fake_run import write_run
 from tests.support.paths import ROOT
-from tests.support.tiny import SCENES, captions_of, draw_scene
+from tests.support.tiny import SCENES, draw_scene
 from tests.support.tiny_clip import save_clip
 from training import evaluate as compare
 from training.data.sources import load_image_captions
@@ -90,10 +90,11 @@ def test_two_models_on_two_data_sets_give_one_report(tmp_path, models, tiny_data
     data = ["--data", str(tiny_parquet_dataset), "--data", str(tiny_dataset)]
     compare.main([*models, *data, "--output-dir", str(out)])
     result = json.loads((out / "metrics.json").read_text())
-    report = (out / "report.md").read_text()
+    report, printed = (out / "report.md").read_text(), capsys.readouterr().out
     assert len(result["data"]) == 2
     for label, data in result["data"].items():
-        assert f"{label}, test: 4 images, 20 captions" in capsys.readouterr().out or label in report
+        assert f"{label}, test: 4 images, 20 captions; percent\n" in printed
+        assert f"\n## {label}, test\n" in report
         assert list(data["models"]) == ["tiny/best", "models/clip"]
         assert data["fingerprint"] in report
         for model, measured in data["models"].items():
@@ -214,7 +215,7 @@ def test_the_command_runs_from_a_shell(models, tiny_dataset):
     command = [sys.executable, "-m", "training.evaluate", *models, "--data", str(tiny_dataset)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-500:]
-    assert "models/clip" in done.stdout and captions_of("forest", 1)
+    assert "models/clip" in done.stdout
 
 
 def test_a_report_without_its_package_is_refused_before_any_data_is_read(models, tmp_path, monkeypatch):
