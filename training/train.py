@@ -298,14 +298,21 @@ def parse_args(arguments: list[str] | None = None) -> tuple[TrainConfig, bool]:
     return load_config(path, given | parse_assignments(assignments)), resume
 
 
-def main() -> None:
-    """Run the command; bad input gets one sentence."""
+def out_of_memory(error: RuntimeError | MemoryError) -> str | None:
+    """What a device or the computer says of its full memory; None for any other error."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error):
+        return (str(error) or "MemoryError").split(". ")[0]
+    return None
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command; bad input, full memory and Ctrl-C get one sentence."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("accelerate").setLevel(logging.WARNING)  # a line for each file of a checkpoint
     config = None
     try:
         with one_sentence():
-            config, resume = parse_args()
+            config, resume = parse_args(arguments)
             folder = train(config, resume)
     except KeyboardInterrupt:
         kept = config is not None and checkpoints(Path(config.output_dir))
@@ -317,10 +324,14 @@ def main() -> None:
     except Preempted as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_PREEMPTED)
-    except torch.OutOfMemoryError as error:
-        reason = str(error).split(". ")[0]
-        sys.exit(f"error: The device's memory is full ({reason}): set chunk_size (the gradient stays the same), or "
-                 "lower batch_size or evaluation_batch_size; --resume goes on.")  # fmt: skip
+    except (RuntimeError, MemoryError) as error:
+        reason = out_of_memory(error)
+        if reason is None:
+            raise
+        sys.exit(
+            f"error: The memory is full ({reason}): set chunk_size (the gradient stays the same), or lower batch_size "
+            "or evaluation_batch_size; --resume goes on."
+        )
     print(f"{folder / 'report.md'} is the report; {folder / 'best'} loads with PIRModel.from_pretrained.")
 
 

@@ -1,7 +1,6 @@
 """Similarities of overlapping chips as one map: an array, a picture, a GeoTIFF."""
 
 import os
-import textwrap
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from ..inference.figures import new_figure
+from ..inference.figures import new_figure, wrap
 from .footprint import Bounds, Window
 from .opening import import_rasterio
 from .raster import Raster
@@ -142,7 +141,7 @@ def draw_heat(
     axes.imshow(background.convert("L"), cmap="gray", vmin=0, vmax=255)
     layer = axes.imshow(heat, cmap="cividis", alpha=0.6)  # cividis: told apart by colour-blind readers
     axes.set(xticks=[], yticks=[])
-    axes.set_title(textwrap.fill(sentence, 80, max_lines=2, placeholder=" ..."), fontsize=13, parse_math=False)
+    axes.set_title(wrap(sentence, 80, 2), fontsize=13, parse_math=False)
     figure.colorbar(layer, ax=axes, label="cosine similarity", fraction=0.046, pad=0.02)
     scale_x, scale_y = cols / scene_size[0], rows / scene_size[1]
     for number, place in enumerate(places, start=1):

@@ -14,7 +14,7 @@ from PIL import Image
 from ..modeling_pir import PIRModel
 from ..processing_pir import PIRProcessor
 from .embed import batched
-from .figures import ORANGE, new_figure, show, wrap
+from .figures import ORANGE, drawable, new_figure, show, wrap
 from .images import open_image
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def belief_picture(
     beliefs = belief_maps(model, processor, images)
     figure = new_figure(10, 3.2 * len(images) + (0.6 if caption else 0))
     if caption:
-        figure.suptitle(textwrap.fill(caption, 110), fontsize=10, parse_math=False)
+        figure.suptitle(textwrap.fill(drawable(caption), 110), fontsize=10, parse_math=False)
     grid = figure.subplots(len(images), 3, squeeze=False)
     for index, (image, belief, (left, middle, right)) in enumerate(zip(images, beliefs, grid, strict=True)):
         square = open_image(image).resize((384, 384), Image.Resampling.BICUBIC)  # the shape in which the model sees it

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from modeling_pir import PIRModel, PIRProcessor
 from tests.support.tiny import model_fields
 from training import train as train_module
-from training.config import TrainConfig
+from training.config import TrainConfig, save_config
 from training.data.sources import load_image_captions
 from training.evaluation.split_embeddings import evaluate_split
 from training.run.checkpoint import Preempted, checkpoints
@@ -342,3 +342,74 @@ def test_a_learning_rate_of_a_module_is_above_zero(tiny_run):
 def test_freezing_a_part_that_is_not_there_lists_those_that_are(tiny_run):
     with pytest.raises(ValueError, match="freeze names 'vision_tower', .* it has vision_model"):
         train(tiny_run(freeze=["vision_tower"]))
+
+
+def test_a_run_is_logged_to_tensorboard(tiny_run):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    config = tiny_run(log_with="tensorboard")
+    folder = train(config)
+    log = events.EventAccumulator(str(folder / "pir"))
+    log.Reload()
+    written = {event.step: event.value for event in log.Scalars("loss")}
+    assert written == pytest.approx({record["step"]: record["loss"] for record in records(config) if "loss" in record})
+    assert len(log.Scalars("mR")) == 2
+
+
+def without_scene(dataset, split, number):
+    """Take the scene from the first `number` images of a split."""
+    path = dataset / split / "metadata.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = [row | ({"scene": None} if place < number else {}) for place, row in enumerate(rows)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_images_without_a_scene_are_passed_over_where_a_prior_learns_scenes(tiny_run, tiny_dataset):
+    without_scene(tiny_dataset, "train", 2)  # batches of 2: one would have no scene at all
+    without_scene(tiny_dataset, "validation", 4)
+    train(tiny_run(instruction_epochs=3, epochs=1))
+
+
+def test_more_items_in_a_batch_than_images_with_a_scene_are_refused(tiny_run, tiny_dataset):
+    without_scene(tiny_dataset, "train", 2)
+    with pytest.raises(ValueError, match="batch_size is 4, but only 2 training images have a scene: lower batch_size"):
+        train(tiny_run(instruction_epochs=1, batch_size=4))
+
+
+def gpu_is_full(*_):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+
+def python_is_full(*_):
+    raise MemoryError
+
+
+def cpu_is_full(*_):
+    torch.empty(2**50)
+
+
+@pytest.mark.parametrize("fill", [gpu_is_full, python_is_full, cpu_is_full])
+def test_full_memory_names_the_settings_that_need_less(monkeypatch, fill):
+    monkeypatch.setattr(train_module, "train", fill)
+    with pytest.raises(SystemExit, match=r"error: The memory is full \(.+\): set chunk_size .*--resume goes on"):
+        train_module.main([])
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_ctrl_c_says_how_to_go_on(tiny_run, tmp_path, monkeypatch, capsys, steps):
+    config = tiny_run(checkpoint_every=1)
+    save_config(config, tmp_path / "run.yaml")
+    places = iter(range(10))
+
+    def interrupt(*_):
+        if next(places) == steps:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_module, "check_loss" if steps else "build_model", interrupt)
+    with pytest.raises(SystemExit) as raised:
+        train_module.main(["--config", str(tmp_path / "run.yaml")])
+    said = capsys.readouterr().err.splitlines()[-1]
+    again = f"python -m training.train --config {config.output_dir}/config.yaml --resume"
+    assert raised.value.code == 130
+    assert said == (f"Stopped. Go on from the last checkpoint: {again}" if steps else "Stopped. Nothing was kept.")
+    if steps:
+        assert train_module.parse_args(again.split()[3:]) == (config, True)

@@ -14,13 +14,12 @@ import numpy as np
 import torch
 from datasets import Dataset
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from PIL import Image
 
 from modeling_pir import PIRModel, PIRProcessor
 from modeling_pir.errors import need
 from modeling_pir.inference.belief import belief_picture
-from modeling_pir.inference.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, new_figure, show, wrap
+from modeling_pir.inference.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, drawable, new_figure, show, wrap
 from modeling_pir.inference.images import open_image
 from training.data.rows import decoded_images
 from training.evaluation.metrics import chance_metrics
@@ -55,15 +54,15 @@ def recall_curves_picture(
         path: of the picture.
         title: over it.
     """
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
-    figure.suptitle(title, fontsize=11, parse_math=False)
+    figure = new_figure(11, 4.6)
+    figure.suptitle(drawable(title), fontsize=11, parse_math=False)
     for side, (axes, name) in enumerate(zip(figure.subplots(1, 2), ("image to text", "text to image"), strict=True)):
         for index, (model, of_model) in enumerate(ranks.items()):
             num_places = int(of_model[side].max()) + 1
             hits = torch.bincount(of_model[side], minlength=num_places).cumsum(0) / len(of_model[side])
             places = np.unique(np.geomspace(1, num_places, 200).astype(int))
             color, line = COLORS[index % len(COLORS)], LINES[index % len(LINES)]
-            axes.plot(places, 100 * hits[places - 1], line, color=color, linewidth=2, label=model)
+            axes.plot(places, 100 * hits[places - 1], line, color=color, linewidth=2, label=drawable(model))
             marks = [k for k in (1, 5, 10) if k <= num_places]
             axes.plot(marks, [100 * hits[k - 1] for k in marks], MARKERS[index % len(MARKERS)], color=color)
         axes.plot(list(chance[side]), list(chance[side].values()), ":", color=GREY, label="chance")
@@ -85,16 +84,17 @@ def confusion_picture(confusion: Sequence[Sequence[int]], names: Sequence[str], 
         path: of the picture.
         title: over it.
     """
+    names = [drawable(name) for name in names]
     counts = np.asarray(confusion, dtype=float)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = 3.2 + 0.3 * len(names)
-    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+    figure = new_figure(side + 0.8, side)
     axes = figure.subplots()
     heat = axes.imshow(100 * shares, cmap="cividis", vmin=0, vmax=100)
     axes.set(xticks=range(len(names)), yticks=range(len(names)), xlabel="taken for", ylabel="is")
     axes.set_xticklabels(names, rotation=60, ha="right", rotation_mode="anchor", fontsize=8, parse_math=False)
     axes.set_yticklabels(names, fontsize=8, parse_math=False)
-    axes.set_title(textwrap.fill(title, 18 + 4 * len(names)), fontsize=10, parse_math=False)
+    axes.set_title(textwrap.fill(drawable(title), 18 + 4 * len(names)), fontsize=10, parse_math=False)
     for row, column in zip(*np.nonzero(shares >= LABELLED_SHARE), strict=True):
         color = "black" if shares[row, column] > 0.5 else "white"
         axes.text(column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", fontsize=7, color=color)
@@ -123,7 +123,7 @@ def map_picture(image_embeds: torch.Tensor, scenes: Sequence[str | None], path: 
     tsne = manifold.TSNE(perplexity=perplexity, metric="cosine", init="pca", random_state=MAP_SEED)
     places = tsne.fit_transform(image_embeds[order].numpy())  # (points, 2)
     shown = np.array([scenes[index] or "" for index in order.tolist()])
-    figure = Figure(figsize=(12, 9), layout="constrained")
+    figure = new_figure(12, 9)
     axes = figure.subplots()
     for index, name in enumerate(sorted(set(shown))):
         of_scene = places[shown == name]
@@ -136,7 +136,7 @@ def map_picture(image_embeds: torch.Tensor, scenes: Sequence[str | None], path: 
     axes.set(xticks=[], yticks=[])
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     note = f"{len(order)} of {len(image_embeds)} images; t-SNE, seed {MAP_SEED}: only nearness has a meaning"
-    axes.set_title(f"{title}\n{note}", fontsize=10, parse_math=False)
+    axes.set_title(drawable(f"{title}\n{note}"), fontsize=10, parse_math=False)
     figure.savefig(path, dpi=110)
 
 
@@ -150,15 +150,15 @@ def seeds_picture(values: dict[str, dict[str, list[float]]], path: str | Path, t
         unit: along the axis.
     """
     settings = list(next(iter(values.values())))
-    figure = Figure(figsize=(5.2 * len(values) + 2, 0.42 * len(settings) + 1.6), layout="constrained")
-    figure.suptitle(title, fontsize=11, parse_math=False)
+    figure = new_figure(5.2 * len(values) + 2, 0.42 * len(settings) + 1.6)
+    figure.suptitle(drawable(title), fontsize=11, parse_math=False)
     panels = figure.subplots(1, len(values), sharey=True, squeeze=False)[0]
     for axes, (panel, of_setting) in zip(panels, values.items(), strict=True):
         for row, setting in enumerate(settings):
             color, of_seeds = COLORS[row % len(COLORS)], of_setting[setting]
             axes.plot(of_seeds, [row] * len(of_seeds), "o", color=color, alpha=0.8)
             axes.plot([np.mean(of_seeds)] * 2, [row - 0.3, row + 0.3], color=color, linewidth=2)
-        axes.set(yticks=range(len(settings)), yticklabels=settings, xlabel=unit)
+        axes.set(yticks=range(len(settings)), yticklabels=[drawable(setting) for setting in settings], xlabel=unit)
         axes.set_title(panel, fontsize=10)
         axes.grid(axis="x", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
@@ -170,7 +170,8 @@ def _name_scene(axes: Axes, places: np.ndarray, name: str, color: str) -> None:
     """Write a scene's name at that of its images that is nearest to all others."""
     distances = np.linalg.norm(places[:, None] - places, axis=-1).sum(axis=1)
     box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": color, "alpha": 0.85, "linewidth": 0.8}
-    axes.text(*places[distances.argmin()], name, fontsize=8, ha="center", va="center", bbox=box, parse_math=False)
+    place = places[distances.argmin()]
+    axes.text(*place, drawable(name), fontsize=8, ha="center", va="center", bbox=box, parse_math=False)
 
 
 def pairs_picture(
@@ -188,7 +189,7 @@ def pairs_picture(
         path: of the picture.
     """
     num_rows = (len(images) + 1) // 2
-    figure = Figure(figsize=(11.5, 3.2 * num_rows), layout="constrained")
+    figure = new_figure(11.5, 3.2 * num_rows)
     grid = figure.subplots(num_rows, 4, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
@@ -197,7 +198,7 @@ def pairs_picture(
         for side in (0, 1):
             axes = grid[row, 2 * column + side]
             axes.imshow(pair[side].convert("RGB").resize((224, 224), Image.Resampling.BICUBIC))
-            label = textwrap.fill(both[side], 38) + (f"\n{textwrap.fill(note, 40)}" if side else "")
+            label = textwrap.fill(drawable(both[side]), 38) + (f"\n{textwrap.fill(drawable(note), 40)}" if side else "")
             axes.set_title(label, fontsize=8, parse_math=False)
     figure.savefig(path, dpi=100)
 
@@ -236,7 +237,7 @@ def gallery_picture(
         )
     figure = new_figure(2.7 + 1.9 * shape[1], 2.2 * len(queries) + (0.5 if caption else 0))
     if caption:
-        figure.suptitle(textwrap.fill(caption, 130), fontsize=10, parse_math=False)
+        figure.suptitle(textwrap.fill(drawable(caption), 130), fontsize=10, parse_math=False)
     widths = [1.35] + [1.0] * shape[1]
     grid = figure.subplots(len(queries), 1 + shape[1], squeeze=False, gridspec_kw={"width_ratios": widths})
     for row, (text_axes, *image_axes) in enumerate(grid):
@@ -245,7 +246,7 @@ def gallery_picture(
         text = wrap(queries[row], 28, 6)
         text_axes.text(0, 0.95, text, va="top", fontsize=11, parse_math=False)
         if notes is not None:
-            text_axes.text(0, 0.05, notes[row], va="bottom", fontsize=9, color="#444444", parse_math=False)
+            text_axes.text(0, 0.05, drawable(notes[row]), va="bottom", fontsize=9, color="#444444", parse_math=False)
         for rank, axes in enumerate(image_axes):
             thumbnail = open_image(images[int(ranked[row][rank])]).resize((224, 224), Image.Resampling.BICUBIC)
             _draw_hit(axes, thumbnail, rank, float(similarities[row][rank]), bool(right[row][rank]))

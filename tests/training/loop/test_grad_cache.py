@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
+from torch.nn.parallel import DistributedDataParallel
 
 from modeling_pir import PIRModel
 from training.loop.grad_cache import cached_backward, chunks_of
@@ -38,6 +40,28 @@ def test_chunked_gradients_are_the_plain_ones(tiny_config, tiny_processor, tiny_
     found = gradients(model)
     assert cached.loss.item() == pytest.approx(loss, abs=1e-6)
     assert found.keys() == expected.keys() and "logit_scale" in found and "affiliation_logit_scale" in found
+    for name, gradient in expected.items():
+        scale = max(gradient.abs().max().item(), 1.0)
+        assert (found[name] - gradient).abs().max().item() < 1e-5 * scale, name
+
+
+@pytest.fixture
+def process_group(tmp_path):
+    """The group of one process that `torchrun --nproc_per_node 1` makes; accelerate's own state knows nothing of it."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'rendezvous'}", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_chunks_of_a_wrapped_model_give_the_plain_gradient_on_one_process(
+    tiny_config, tiny_processor, tiny_images, tiny_captions, process_group
+):
+    model = PIRModel(tiny_config).eval()
+    batch = make_batch(tiny_processor, tiny_images, tiny_captions)
+    _, expected = plain_gradients(model, batch)
+    cached_backward(Accelerator(cpu=True), DistributedDataParallel(model), *batch, 1)
+    found = gradients(model)
+    assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         scale = max(gradient.abs().max().item(), 1.0)
         assert (found[name] - gradient).abs().max().item() < 1e-5 * scale, name
