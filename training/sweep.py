@@ -28,6 +28,7 @@ import yaml
 
 from modeling_pir.errors import one_sentence
 from training.config import load_config, parse_assignments, save_config
+from training.model.starts import check_parts, check_starts
 from training.report.pictures import seeds_picture
 from training.report.sweep_report import SweepRun, check_statistics, summarise, write_report
 
@@ -146,6 +147,22 @@ def is_finished(run: SweepRun) -> bool:
     return True
 
 
+def check_run(run: SweepRun) -> None:
+    """Refuse a run that would fail at its start, now and not when its turn comes.
+
+    Args:
+        run: of [`expand`].
+
+    Raises:
+        ValueError: settings that contradict each other, or a tower that is not there; with the name of the row.
+    """
+    try:
+        check_starts(run.config)
+        check_parts(run.config)
+    except ValueError as error:
+        raise ValueError(f"{run.setting!r}: {error}") from error
+
+
 def run_training(run: SweepRun, jobs: int = 1) -> None:
     """Train, or go on, in a process of its own, so that each run starts from the same state and frees its memory.
 
@@ -183,6 +200,8 @@ def sweep(runs: list[SweepRun], output_dir: Path, jobs: int = 1) -> dict[str, An
     """
     check_statistics()  # now, and not after the last run
     open_runs = [run for run in runs if not is_finished(run)]
+    for run in open_runs:
+        check_run(run)
     logging.info("%d runs, %d of them finished already.", len(runs), len(runs) - len(open_runs))
 
     def start(number: int, run: SweepRun) -> None:

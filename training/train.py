@@ -44,7 +44,7 @@ from training.model.batch_norm import check_chunks, freeze_batch_norm, synchroni
 from training.model.build import build_model_and_processor
 from training.model.feature_cache import with_features
 from training.model.scene_classifier import prepare_instruction
-from training.model.starts import check_starts
+from training.model.starts import check_parts, check_starts
 from training.report.run_report import finish_run
 from training.run.checkpoint import (
     EXIT_PREEMPTED,
@@ -147,6 +147,7 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
         Preempted: SIGTERM came; the run has saved itself.
     """
     check_starts(config)
+    check_parts(config)
     accelerator = build_accelerator(config)
     set_seed(config.seed)
     stop = stop_at_sigterm()

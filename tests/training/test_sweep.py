@@ -104,9 +104,10 @@ def test_rows_of_a_file_are_settings_by_name(make_runs, tmp_path):
 
 def test_the_shipped_ablations_are_rows_that_build(tmp_path):
     configs = sweep_module.Path(sweep_module.__file__).parent / "configs"
-    rows = read_rows(configs.parent / "recipes" / "ablation_rows.yaml")
-    assert next(iter(rows)) == "VSE baseline"
-    for name in ("rsicd", "ucm"):
+    files = {"rsicd": "ablation_rows", "ucm": "ablation_rows", "pretrained": "ablation_pretrained_rows"}
+    for name, file in files.items():
+        rows = read_rows(configs.parent / "recipes" / f"{file}.yaml")
+        assert next(iter(rows)).startswith("VSE")
         runs = expand(configs / f"ablation_{name}.yaml", [0, 1, 2], [], {}, tmp_path, rows)
         assert len(runs) == 3 * len(rows) and len({run.config.epochs for run in runs}) == 1
 
@@ -124,6 +125,14 @@ def test_the_shipped_ablations_are_rows_that_build(tmp_path):
 def test_bad_rows_are_refused_before_any_run(make_runs, rows, vary, message):
     with pytest.raises(ValueError, match=message):
         make_runs(vary=vary, rows=rows, evaluation_batch_size=4)
+
+
+def test_a_row_whose_tower_is_missing_is_refused_before_the_first_run(make_runs, trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs = make_runs(vary=[], rows={"plain": {}, "scenes": {"init_vision": "towers/none"}})
+    with pytest.raises(ValueError, match="'scenes': init_vision is 'towers/none', which is no folder here"):
+        sweep(runs, tmp_path / "sweep")
+    assert trained == []
 
 
 @pytest.mark.parametrize("text", ["", "- a", "a: 3"])

@@ -1,5 +1,9 @@
 """Settings of a run that contradict each other: refused before any work, because one of them would be ignored."""
 
+from pathlib import Path
+
+from transformers.utils import cached_file
+
 from modeling_pir import PIRConfig, PIRProcessor
 from modeling_pir.processing_pir import image_size
 from training.config import TrainConfig
@@ -43,6 +47,36 @@ def check_starts(config: TrainConfig) -> None:
                     f"{name} is {getattr(config, name)!r}, but the model has no instruction tower "
                     f"(num_instruction_layers=0 or use_instruction=false): leave {name} out."
                 )
+
+
+def check_parts(config: TrainConfig) -> None:
+    """Refuse towers, tokenizers and models that are not there, before the data are read or a sweep's first run starts.
+
+    Args:
+        config: of the run.
+
+    Raises:
+        ValueError: with the field and the name.
+    """
+    towers = {f"backbones.{part}": name for part, name in (config.backbones or {}).items()}
+    towers |= {name: getattr(config, name) for name in ("init_from", "init_vision", "init_instruction")}
+    files = {field: (name, "config.json") for field, name in towers.items() if name is not None}
+    if config.tokenizer != "train":
+        files["tokenizer"] = config.tokenizer, "tokenizer_config.json"
+    for field, (name, file) in files.items():
+        path = Path(name)
+        if path.is_file() or (path / file).is_file():
+            continue
+        if path.is_dir():
+            raise ValueError(f"{field} is {name!r}, but that folder has no {file}: give one that was saved whole.")
+        try:
+            cached_file(name, file)
+        except OSError as error:
+            reason = str(error).split("\n")[0].split(". ")[0].rstrip(".")
+            raise ValueError(
+                f"{field} is {name!r}, which is no folder here, nor did the Hub give it ({reason}): make it first, or "
+                "mend the name."
+            ) from error
 
 
 def _has_prior(config: TrainConfig) -> bool:

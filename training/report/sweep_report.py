@@ -19,6 +19,7 @@ from training.evaluation.bootstrap import QueryTable, bootstrap_weights, mean_ta
 from training.evaluation.metrics import METRICS
 from training.evaluation.ranks import QueryRanks, rank_queries
 from training.evaluation.split_embeddings import embed_split
+from training.model.feature_cache import with_features
 from training.report.tables import markdown_table
 
 STUDENT_NEEDS = "The intervals of a sweep, by Student's t, need"
@@ -58,6 +59,7 @@ def split_ranks(run: SweepRun) -> QueryRanks:
         rows = load_image_captions(config.data, "test", config.split_list, config.data_revision, config.skip_bad_images)
         model = PIRModel.from_pretrained(run.folder / "best").to(PartialState().device)
         processor = PIRProcessor.from_pretrained(run.folder / "best")
+        processor = with_features(model.requires_grad_(False), processor, config)
         ranks = rank_queries(embed_split(model, processor, rows, config.evaluation_batch_size))
         np.savez_compressed(path, **{name: values.numpy() for name, values in vars(ranks).items()})
     with np.load(path) as saved:

@@ -4,7 +4,7 @@ import pytest
 
 from modeling_pir import PIRProcessor
 from training.config import TrainConfig
-from training.model.starts import check_processor, check_starts
+from training.model.starts import check_parts, check_processor, check_starts
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,30 @@ def test_the_processor_of_a_model_decides_sizes_and_cleaning(tiny_processor):
         check_processor(TrainConfig(init_from="m"), tiny_processor)
     cleaning = PIRProcessor(tiny_processor.image_processor, tiny_processor.tokenizer, caption_cleaning=True)
     check_processor(TrainConfig(init_from="m"), cleaning)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"init_vision": "towers/none"}, "init_vision is 'towers/none', which is no folder here, nor did the Hub"),
+        ({"init_instruction": "none.pth"}, "init_instruction is 'none.pth', which is no folder here"),
+        ({"init_from": "runs/none/best"}, "init_from is 'runs/none/best', which is no folder"),
+        ({"tokenizer": "towers/words"}, "tokenizer is 'towers/words', which is no folder here"),
+        (
+            {"backbones": {"vision": ".", "text": "towers/text"}},
+            "backbones.vision is .*, but that folder has no config",
+        ),
+    ],
+)
+def test_a_part_that_is_not_there_is_refused(fields, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        check_parts(TrainConfig(**fields))
+
+
+def test_parts_that_are_there_are_taken(tmp_path):
+    for name in ("config.json", "tokenizer_config.json", "prior.pth"):
+        (tmp_path / name).write_text("{}")
+    folder = str(tmp_path)
+    check_parts(TrainConfig(init_vision=folder, init_instruction=str(tmp_path / "prior.pth"), tokenizer=folder))
+    check_parts(TrainConfig(backbones={"vision": folder, "text": folder}))
