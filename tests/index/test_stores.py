@@ -169,3 +169,21 @@ def test_many_small_runs_train_again_and_leave_few_parts(tmp_path, monkeypatch):
     assert trained == [1000, 1250, 1550, 1900] and store._index_stats().num_indices <= 8
     assert store.table.stats()["fragment_stats"]["num_fragments"] <= 6
     assert store.nearest(vectors[-1], 1)[0][0]["path"] == "/1999"
+
+
+def test_recall_stays_high_as_the_vector_index_is_trained_extended_and_merged(tmp_path, monkeypatch):
+    for name, value in {"MIN_INDEX_ROWS": 1000, "PARTITION_ROWS": 512, "MAX_UNINDEXED": 100}.items():
+        monkeypatch.setattr(f"modeling_pir.index.stores.lance_store.{name}", value)
+    generator = np.random.default_rng(0)
+    vectors = generator.normal(size=(40, 64))[generator.integers(0, 40, 4660)] + generator.normal(size=(4660, 64))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    store = LanceStore.create(str(tmp_path / "index"), {"dim": 64, "weights": ""})
+    for start, end in ((0, 4000), (4000, 4600)):  # the second is less than is trained anew for
+        store.append([make_row(f"/{number}", (0, 0, 1, 1)) for number in range(start, end)], vectors[start:end])
+        store.maintain()
+        assert store.is_approximate and store._index_stats().num_unindexed_rows == 0
+        found, right = (
+            [{row["path"] for row, _ in store.nearest(vector, 10, exact=exact)} for vector in vectors[4600:]]
+            for exact in (False, True)
+        )
+        assert np.mean([len(one & other) / 10 for one, other in zip(found, right, strict=True)]) >= 0.99
