@@ -13,6 +13,12 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 MAX_PIXELS = 100_000_000  # beyond this a file is taken for a decompression bomb; a scene of that size is cut into chips
+# Of the formats that Pillow knows those in which images are kept, each decoded by Pillow from the file alone. EPS would
+# start Ghostscript, WMF asks Windows, and most of the rest are rarely used and rarely looked at for faults.
+FORMATS = (
+    "JPEG", "PNG", "TIFF", "GIF", "BMP", "WEBP", "AVIF", "JPEG2000", "PPM", "DIB", "TGA", "PCX", "SGI", "DDS", "QOI",
+)  # fmt: skip
+SUBFORMATS = ("MPO",)  # that open as one of these: several JPEGs in a file, as some cameras write
 ORIENTATION = 0x0112  # the EXIF tag; how a stored image has to be turned for each of its values
 BITS_PER_SAMPLE = 0x0102  # the TIFF tag
 TURNS = {
@@ -45,6 +51,8 @@ def open_image(
     bits and floats are stretched from the image's own minimum and maximum to 0-255, all colours by the same factor:
     PIL's own conversion clips grey ones to white and keeps of colour the high byte, so that reflectances turn black.
 
+    Only files of `FORMATS` are opened: of what kind a file is its content says, whatever its name.
+
     Args:
         source: a path, the bytes of a file, or an image that is already open. One of 16-bit colour that PIL has
             decoded has lost half of its bits: give its path.
@@ -57,7 +65,8 @@ def open_image(
         8-bit RGB, decoded; the image itself where it is that already.
 
     Raises:
-        UnreadableImageError: (a ValueError) no image, truncated, empty, missing, or more than `MAX_PIXELS` pixels.
+        UnreadableImageError: (a ValueError) no image, one of another format, truncated, empty, missing, or more than
+            `MAX_PIXELS` pixels.
     """
     name = name or (str(source) if isinstance(source, str | Path) else "image")
     try:
@@ -69,7 +78,9 @@ def open_image(
             f"{name} is refused as a decompression bomb ({error}): cut it into smaller images."
         ) from error
     except UnidentifiedImageError as error:
-        raise UnreadableImageError(f"{name} is no image that can be read: remove it or replace it.") from error
+        raise UnreadableImageError(
+            f"{name} is no image that can be read, such as a JPEG, PNG or TIFF: remove it or replace it."
+        ) from error
     except Exception as error:  # a decoder raises anything on a broken file: IndexError, struct.error, zlib.error ...
         reason = str(error) or type(error).__name__
         raise UnreadableImageError(f"{name} cannot be read ({reason}): remove it or replace it.") from error
@@ -96,20 +107,30 @@ def _decode(source: str | Path | bytes | Image.Image, name: str, enough_pixels: 
     if isinstance(source, Image.Image):
         return _upright_rgb(source, name)
     try:
-        return _upright_rgb(_open(source), name, enough_pixels)
+        return _upright_rgb(identify_image(source), name, enough_pixels)
     except Exception:
         # Pillow refuses a PNG for the length of its texts, on which no pixel depends: editors keep histories there.
         content = source if isinstance(source, bytes) else Path(source).read_bytes()
         bare = _without_notes(content)
         if bare == content:
             raise
-    return _upright_rgb(_open(bare), name, enough_pixels)
+    return _upright_rgb(identify_image(bare), name, enough_pixels)
 
 
-def _open(source: str | Path | bytes) -> Image.Image:
+def identify_image(source: str | Path | bytes) -> Image.Image:
+    """Open an image of one of `FORMATS` by its header; it is not decoded yet.
+
+    Args:
+        source: a path or the bytes of a file.
+
+    Raises:
+        PIL.UnidentifiedImageError: no image, or one of another format.
+    """
+    Image.init()  # registers the formats; which of them there are depends on how Pillow was built
     with warnings.catch_warnings():  # PIL warns at a size below ours; above it we refuse
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        formats = [name for name in FORMATS if name in Image.OPEN]
+        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats)
 
 
 def _without_notes(png: bytes) -> bytes:
@@ -127,6 +148,8 @@ def _without_notes(png: bytes) -> bytes:
 
 def _upright_rgb(image: Image.Image, name: str, enough_pixels: int | None = None) -> Image.Image:
     """Decode an image, which is where a broken one raises, and turn it."""
+    if image.format not in (None, *FORMATS, *SUBFORMATS):  # opened elsewhere, and perhaps not decoded yet
+        raise UnidentifiedImageError(f"{name} is of the format {image.format}")
     if image.width * image.height > MAX_PIXELS:
         raise UnreadableImageError(
             f"{name} has {image.width} x {image.height} pixels, more than the {MAX_PIXELS:,} that are opened at once: "
@@ -161,7 +184,8 @@ def _read_16_bits(image: Image.Image) -> np.ndarray | None:
     Pillow decodes 16-bit colour to its high bytes. Told that the file has the other byte order, it gives the low ones.
     """
     modes = {_raw_mode(tile) for tile in getattr(image, "tile", None) or []}
-    if "R" in modes and set(image.tag_v2.get(BITS_PER_SAMPLE, ())) == {16}:  # which Pillow reads as if it were 8 bits
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    if "R" in modes and set(tags.get(BITS_PER_SAMPLE, ())) == {16}:  # which Pillow reads as if it were 8 bits
         raise ValueError("16-bit colours in separate planes: save it with interleaved pixels")
     kinds = {mode.partition(";")[2] for mode in modes}
     if image.mode not in ("RGB", "RGBA") or len(kinds) != 1 or not kinds <= set(OTHER_BYTE_ORDER):
@@ -180,7 +204,7 @@ def _read_16_bits(image: Image.Image) -> np.ndarray | None:
 
 def _decode_as(content: bytes, stored: str, claimed: str) -> np.ndarray:
     """8-bit values of a file, as uint16, decoded as if its tiles were `claimed` where they are `stored`."""
-    image = Image.open(io.BytesIO(content))
+    image = identify_image(content)
     tiles = []
     for tile in image.tile:
         mode = _raw_mode(tile).replace(stored, claimed)
@@ -231,4 +255,4 @@ def _stretch(values: np.ndarray, hidden: np.ndarray) -> np.ndarray:
     return stretched
 
 
-__all__ = ["MAX_PIXELS", "UnreadableImageError", "open_image", "to_rgb"]
+__all__ = ["MAX_PIXELS", "UnreadableImageError", "identify_image", "open_image", "to_rgb"]

@@ -6,7 +6,6 @@ import hashlib
 import io
 import os
 import threading
-import warnings
 from collections import OrderedDict
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -15,6 +14,7 @@ from PIL import Image
 
 from ..geo.raster import open_content_as_image
 from ..index.hit_pictures import hit_image
+from ..inference.images import identify_image
 
 if TYPE_CHECKING:
     from ..index.hit import Hit
@@ -125,9 +125,7 @@ class QueryPictures:
 def _check_pixels(content: bytes) -> None:
     """Refuse a picture of too many pixels by its header, before it takes memory."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            width, height = Image.open(io.BytesIO(content)).size
+        width, height = identify_image(content).size
     except Image.DecompressionBombError as error:
         raise ValueError(f"The picture is refused ({error}): make it smaller.") from error
     except (OSError, SyntaxError, EOFError, ValueError):

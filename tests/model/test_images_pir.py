@@ -214,6 +214,24 @@ def test_what_is_no_image_is_named(tmp_path, content):
         open_image(path)
 
 
+@pytest.mark.parametrize("file_format", ["EPS", "SPIDER", "IM", "MSP", "XBM", "ICO", "ICNS", "PDF"])
+def test_formats_that_are_not_on_the_list_are_not_even_looked_at(tmp_path, monkeypatch, file_format):
+    mode = {"MSP": "1", "XBM": "1", "SPIDER": "F"}.get(file_format, "RGB")
+    Image.new(mode, (32, 32)).save(tmp_path / "holiday.jpg", file_format)
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", None)  # a call would fail in another way
+    with pytest.raises(ValueError, match=r"holiday\.jpg is no image that can be read, such as a JPEG, PNG or TIFF"):
+        open_image(tmp_path / "holiday.jpg")
+    if file_format != "PDF":  # which Pillow only writes
+        with pytest.raises(ValueError, match="image is no image that can be read"):
+            open_image(Image.open(tmp_path / "holiday.jpg"))  # not decoded yet
+
+
+@pytest.mark.parametrize("file_format", ["MPO", *images_pir.FORMATS])
+def test_formats_of_the_list_are_opened(tiny_images, file_format):
+    content = encoded(tiny_images[0], file_format)
+    assert open_image(content).size == open_image(Image.open(io.BytesIO(content))).size == tiny_images[0].size
+
+
 def test_a_broken_header_is_named(tiny_images):
     content = bytearray(encoded(tiny_images[0]))
     content[11] = 4  # the length of the PNG header: 13 bytes
