@@ -45,6 +45,9 @@ def index_text(result: dict) -> str:
     if result.get("unplaced"):
         lines.append(f"{len(result['unplaced'])} scenes do not say where they lie, and have no footprint:")
         lines += listed(result["unplaced"])
+    if result.get("outside"):
+        lines.append(f"{len(result['outside'])} links lead out of the archive and were followed:")
+        lines += listed(result["outside"])
     if result.get("skipped"):
         lines.append(f"{len(result['skipped'])} files are no images, or links to what is there, and were passed over:")
         lines += listed(result["skipped"])

@@ -38,6 +38,7 @@ class AddReport:
         relabelled: files whose labels have changed, and that were not embedded again.
         deleted: rows deleted because their file is gone.
         skipped: files that are no images by their suffix.
+        outside: links that lead out of the folders and files that were named, and were followed.
         unplaced: scenes that say nothing about their place, indexed without a footprint.
         errors: (path, sentence) of files that could not be read, of labels that do not fit, and of folders whose files
             may only seem to be gone; the others are indexed all the same.
@@ -49,6 +50,7 @@ class AddReport:
     relabelled: int = 0
     deleted: int = 0
     skipped: list[str] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
     unplaced: list[str] = field(default_factory=list)
     errors: list[tuple[str, str]] = field(default_factory=list)
 
@@ -77,7 +79,7 @@ def apply_scan(
     Raises:
         OSError: the index cannot be written; earlier commits are kept.
     """
-    report = AddReport(skipped=list(scan.skipped), errors=list(scan.unreadable))
+    report = AddReport(skipped=list(scan.skipped), outside=list(scan.outside), errors=list(scan.unreadable))
     _move(store, scan.moved, scan.labels)
     _change(store, scan.relabelled, lambda row: relabel(row, scan.labels.get(row["path"], {})))
     report.moved, report.relabelled = len(scan.moved), len(scan.relabelled)

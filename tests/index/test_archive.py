@@ -161,7 +161,7 @@ def test_index_is_handed_over_with_a_root(index, archive, tmp_path):
     assert given.export(tmp_path / "all.geojson") == 4
 
 
-@pytest.mark.parametrize("what", ["empty folder", "no source", "dead link"])
+@pytest.mark.parametrize("what", ["empty folder", "no folder", "no source", "dead link"])
 def test_rows_of_a_disk_that_is_not_mounted_are_kept(index, archive, tmp_path, what):
     if what == "dead link":
         (archive / "disk").rename(tmp_path / "disk")
@@ -171,13 +171,12 @@ def test_rows_of_a_disk_that_is_not_mounted_are_kept(index, archive, tmp_path, w
         (tmp_path / "disk").rename(tmp_path / "away")
     for path in archive.rglob("*.png") if what == "no source" else (archive / "disk").glob("*.png"):
         path.unlink()
-    if what == "no source":
+    if what in ("no folder", "no source"):
         (archive / "disk").rmdir()
-    else:
+    if what != "no source":
         (archive / "b.png").unlink()
     report = index.update(archive)
-    num_kept = {"no source": 4, "empty folder": 3, "dead link": 3}[what]
-    assert len(index) == num_kept
+    assert len(index) == (4 if what == "no source" else 3)
     assert any("--force deletes their rows" in sentence for _, sentence in report.errors)
     index.update(archive, force=True)
     assert len(index) == {"no source": 0}.get(what, 1)

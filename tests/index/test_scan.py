@@ -37,6 +37,21 @@ def test_linked_folder_is_looked_through_once(tmp_path):
     assert found.skipped == [str(archive / "a_link"), str(archive / "c_link" / "loop")]
 
 
+def test_links_that_lead_out_of_the_archive_are_followed_and_named(tmp_path):
+    archive, outside = tmp_path / "archive", tmp_path / "archive2"
+    for folder in (archive, outside):
+        folder.mkdir()
+        (folder / "1.png").write_bytes(b"x")
+    (archive / "inside.png").symlink_to(archive / "1.png")
+    (archive / "file.png").symlink_to(outside / "1.png")
+    (archive / "folder").symlink_to(outside)
+    (tmp_path / "way").symlink_to(archive)
+    for way in (archive, tmp_path / "way"):  # the archive itself may be named by a link
+        found = scan(way)
+        assert len(found.new) == 4 and found.outside == [str(way / "file.png"), str(way / "folder")]
+    assert scan(archive, outside).outside == []
+
+
 def test_folder_that_cannot_be_listed_is_reported_and_its_files_are_not_gone(tmp_path, monkeypatch):
     (tmp_path / "open").mkdir()
     (tmp_path / "open" / "1.png").write_bytes(b"x")

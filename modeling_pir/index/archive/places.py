@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 from ..stores.columns import FileState
@@ -96,22 +97,23 @@ def split_gone(missing: Iterable[str]) -> tuple[list[str], dict[str, tuple[str, 
         missing: absolute paths.
 
     Returns:
-        Those that are gone without a doubt; and by folder that is empty, cannot be listed or leads nowhere: a sentence,
-        and the files that were in it.
+        Those that are gone without a doubt; and by folder that is gone as a whole, is empty, cannot be listed or leads
+        nowhere: a sentence, and the files that were in it.
     """
     gone: list[str] = []
     doubtful: dict[str, tuple[str, list[str]]] = {}
-    strange: dict[str, str | None] = {}
+    what_is_strange = cache(_what_is_strange)
     for path in missing:
         folder = os.path.dirname(path)
-        while not os.path.lexists(folder) and folder != os.path.dirname(folder):
+        while not os.path.lexists(folder) and not os.path.lexists(os.path.dirname(folder)):
             folder = os.path.dirname(folder)
-        if folder not in strange:
-            strange[folder] = _what_is_strange(folder)
-        if strange[folder] is None:
+        above = os.path.dirname(folder)
+        if not os.path.lexists(folder) and what_is_strange(above) is not None:  # empty as a whole, or shut
+            folder = above
+        if (reason := what_is_strange(folder)) is None:
             gone.append(path)
         else:
-            doubtful.setdefault(folder, (f"{folder} {strange[folder]}", []))[1].append(path)
+            doubtful.setdefault(folder, (f"{folder} {reason}", []))[1].append(path)
     return sorted(gone), doubtful
 
 
@@ -121,7 +123,7 @@ def _what_is_strange(folder: str) -> str | None:
         if any(not name.startswith(".") for name in os.listdir(folder)):
             return None
     except FileNotFoundError:
-        return "is a link that leads nowhere"
+        return "is a link that leads nowhere" if os.path.islink(folder) else "is gone, as where a disk is not mounted"
     except OSError as error:
         return f"cannot be listed ({error.strerror})"
     return "is empty, as where a disk is not mounted"

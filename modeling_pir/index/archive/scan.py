@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +31,7 @@ class Scan:
         gone: indexed files below the folder that are there no more.
         doubtful: those that may be there still: by folder that is empty or cannot be listed, a sentence and the files.
         skipped: files that are no images by their suffix, and links to folders that are looked through anyway.
+        outside: links that lead out of what was named, and were followed.
         unreadable: (path, sentence) of files and folders that cannot even be looked at.
         labels: of files that a `metadata.jsonl` describes, see [`read_labels`].
     """
@@ -43,6 +44,7 @@ class Scan:
     gone: list[str] = field(default_factory=list)
     doubtful: dict[str, tuple[str, list[str]]] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     labels: Labels = field(default_factory=dict)
 
@@ -53,11 +55,13 @@ class Listing:
 
     Attributes:
         files: absolute paths, without hidden ones.
+        links: to files and folders, wherever they lead.
         skipped: links to folders that are looked through anyway.
         unreadable: (path, sentence) of folders that cannot be listed.
     """
 
     files: list[str] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
 
@@ -100,8 +104,21 @@ def _list_folder(top: str, visited: set[tuple[int, int]], listing: Listing) -> l
         shown = sorted(name for name in folders if not name.startswith("."))
         links += [path for name in shown if os.path.islink(path := os.path.join(folder, name))]
         folders[:] = [name for name in shown if not os.path.islink(os.path.join(folder, name))]
-        listing.files += [os.path.join(folder, name) for name in sorted(names) if not name.startswith(".")]
+        files = [os.path.join(folder, name) for name in sorted(names) if not name.startswith(".")]
+        listing.files += files
+        listing.links += [path for path in files if os.path.islink(path)]
+    listing.links += links
     return links
+
+
+def leading_outside(links: Iterable[str], sources: Iterable[str]) -> list[str]:
+    """Those links that lead to none of the sources, nor below one."""
+    inside = [os.path.realpath(source) for source in sources]
+    return [link for link in links if not any(_is_below(os.path.realpath(link), folder) for folder in inside)]
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(os.path.join(folder, ""))
 
 
 def scan_files(
@@ -129,7 +146,8 @@ def scan_files(
         ValueError: a source does not exist.
     """
     listing = list_files(*sources)
-    scan = Scan(skipped=list(listing.skipped), unreadable=list(listing.unreadable))
+    outside = leading_outside(listing.links, sources)
+    scan = Scan(skipped=list(listing.skipped), outside=outside, unreadable=list(listing.unreadable))
     files = _image_files(listing, exclude, scan)
     for source in sources:
         labels, errors = labels_above(source, root)
