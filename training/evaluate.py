@@ -38,7 +38,7 @@ from training.evaluation.bootstrap import (
 from training.evaluation.hubness import corrected_embeddings
 from training.evaluation.metrics import chance_metrics
 from training.evaluation.ranks import QueryRanks
-from training.evaluation.split_embeddings import SplitEmbeddings, embed_rows
+from training.evaluation.split_embeddings import SplitEmbeddings, embed_rows, turned_embeddings
 from training.evaluation.zero_shot import TEMPLATES, scene_embeds, zero_shot_metrics
 from training.report.evaluation_report import terminal_table, write_report
 from training.report.pictures import (
@@ -126,12 +126,19 @@ def measure(
     start = perf_counter()
     measured, table, ranks = split_statistics(embeddings, rows["scene"])
     seconds = embeddings.seconds | {"statistics": perf_counter() - start}
-    measured["zero_shot"] = None
-    scenes = scene_names(rows)
-    if len(scenes) > 1:
-        prompts = scene_embeds(encoder, scenes, batch_size, dtype)
-        measured["zero_shot"] = zero_shot_metrics(embeddings.image_embeds, prompts, rows["scene"], scenes)
+    measured["zero_shot"] = measure_zero_shot(encoder, embeddings, rows, batch_size, dtype)
     return measured | {"dim": embeddings.image_embeds.shape[1], "seconds": seconds}, embeddings, table, ranks
+
+
+def measure_zero_shot(
+    encoder: Encoder, embeddings: SplitEmbeddings, rows: Dataset, batch_size: int, dtype: torch.dtype | None
+) -> dict[str, Any] | None:
+    """Scenes told by their names alone; None where the split has fewer than two."""
+    scenes = scene_names(rows)
+    if len(scenes) < 2:
+        return None
+    prompts = scene_embeds(encoder, scenes, batch_size, dtype)
+    return zero_shot_metrics(embeddings.image_embeds, prompts, rows["scene"], scenes)
 
 
 def draw_model(
@@ -179,7 +186,12 @@ def draw_model(
 
 
 def compare_on(
-    encoders: dict[str, Encoder], rows: Dataset, batch_size: int, dtype: torch.dtype | None, hubness: bool = False
+    encoders: dict[str, Encoder],
+    rows: Dataset,
+    batch_size: int,
+    dtype: torch.dtype | None,
+    hubness: bool = False,
+    turns: bool = False,
 ) -> tuple[dict[str, Any], dict[str, SplitEmbeddings], dict[str, QueryRanks]]:
     """Measure models on one split and compare each with the first, image by image.
 
@@ -189,6 +201,7 @@ def compare_on(
         batch_size: images or texts encoded at once.
         dtype: precision to compute in, None for the weights' own.
         hubness: measure each model once more, corrected for hubness, in a row of its own.
+        turns: measure each model once more, its images averaged over quarter turns, in a row of its own.
 
     Returns:
         Facts of the split, its `ceiling` and `chance`, `models`, `differences` and `pictures` (none yet), ready for
@@ -200,12 +213,19 @@ def compare_on(
         measured, embeddings[label], tables[label], ranks[label] = measure(encoder, rows, batch_size, dtype)
         result |= {"ceiling": measured.pop("ceiling"), "chance": measured.pop("chance")}
         models[label] = measured
+        again: dict[str, dict[str, Any]] = {}  # rows of the same model to what is measured anew
+        if turns:
+            row = f"{label}, mean of four quarter turns"
+            turned = turned_embeddings(encoder, rows, embeddings[label], batch_size, dtype, progress=True)
+            again[row], tables[row], ranks[row] = split_statistics(turned, rows["scene"])
+            again[row]["zero_shot"] = measure_zero_shot(encoder, turned, rows, batch_size, dtype)
         if hubness:
             row = f"{label}, corrected for hubness (bank {BANK_NAME})"
-            again = corrected_embeddings(encoder, embeddings[label])
-            statistics, tables[row], ranks[row] = split_statistics(again, rows["scene"])
+            corrected = corrected_embeddings(encoder, embeddings[label])
+            again[row], tables[row], ranks[row] = split_statistics(corrected, rows["scene"])
+        for row, statistics in again.items():
             models[row] = measured | {
-                name: statistics[name] for name in statistics if name not in ("ceiling", "chance")
+                name: values for name, values in statistics.items() if name not in ("ceiling", "chance")
             }
     first, *others = models
     weights = bootstrap_weights(len(rows))
@@ -316,7 +336,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     }
     for label, source, split_list in zip(data_labels, args.data, split_lists, strict=True):
         measured, embeddings, ranks = compare_on(
-            encoders, splits[label], args.batch_size, DTYPES[args.dtype], args.hubness
+            encoders, splits[label], args.batch_size, DTYPES[args.dtype], args.hubness, args.turns
         )
         facts = {"source": source, "split": args.split, "split_list": split_list} | measured
         result["data"][label] = facts
@@ -352,6 +372,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="precision to compute in (default float32)")
     parser.add_argument(
         "--hubness", action="store_true", help="a second row for each model, corrected for hubness as in pir search"
+    )
+    parser.add_argument(
+        "--turns", action="store_true", help="a second row for each model, its images averaged over quarter turns"
     )
     parser.add_argument(
         "--skip-bad-images", action="store_true", help="leave unreadable images out, counted and listed"

@@ -139,6 +139,19 @@ def test_hubness_is_a_row_of_its_own_that_names_the_bank(models, tiny_dataset, t
     assert {(one["first"], one["second"]) for one in data["differences"]} == {("tiny/best", row)}
 
 
+def test_turns_are_a_row_of_their_own_in_which_no_side_is_up(models, tiny_dataset, capsys):
+    command = [*models[:2], "--split", "val", "--turns", "--data"]
+    compare.main([*command, str(tiny_dataset)])
+    plain, turned = capsys.readouterr().out.splitlines()[2:4]
+    assert turned.startswith("tiny/best, mean of four quarter turns")
+    for path in (tiny_dataset / "validation").glob("*.png"):
+        Image.open(path).transpose(Image.Transpose.ROTATE_90).save(path)
+    compare.main([*command, str(tiny_dataset)])
+    again, turned_again = capsys.readouterr().out.splitlines()[2:4]
+    assert turned_again == turned
+    assert again != plain
+
+
 def test_published_rows_surround_a_model_on_their_own_test_list(rows, tiny_model, tiny_processor, monkeypatch):
     monkeypatch.setattr(compare, "benchmark_of", lambda rows: "rsicd")
     encoders = {"ours": compare.PIREncoder(tiny_model, tiny_processor)}

@@ -1,10 +1,12 @@
 """A split as unit vectors, and its retrieval metrics."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import torch
+import torch.nn.functional as F
 from datasets import Dataset
+from PIL.Image import Transpose
 
 from modeling_pir import PIRModel, PIRProcessor
 from modeling_pir.inference.encoder import Encoder, PIREncoder
@@ -98,6 +100,34 @@ def embed_rows(
     return SplitEmbeddings(
         image_embeds, text_embeds, torch.arange(len(counts)).repeat_interleave(counts), texts, seconds
     )
+
+
+def turned_embeddings(
+    encoder: Encoder,
+    rows: Dataset,
+    embeddings: SplitEmbeddings,
+    batch_size: int,
+    dtype: torch.dtype | None = None,
+    progress: bool = False,
+) -> SplitEmbeddings:
+    """Average the embeddings of an image over its four quarter turns: seen from above, no side is up.
+
+    Args:
+        encoder: that made the embeddings.
+        rows: of the split.
+        embeddings: of the split, as its images lie.
+        batch_size: images encoded at once.
+        dtype: precision to compute in, None for the weights' own.
+        progress: show bars.
+
+    Returns:
+        The means, of unit norm again; the texts as they were.
+    """
+    total = embeddings.image_embeds
+    for turn in (Transpose.ROTATE_90, Transpose.ROTATE_180, Transpose.ROTATE_270):
+        images = (image.transpose(turn) for image in decoded_images(rows))
+        total = total + encoder.embed_images(images, batch_size, dtype, turn.name.lower() if progress else None)
+    return replace(embeddings, image_embeds=F.normalize(total, dim=1))
 
 
 def embeddings_metrics(embeddings: SplitEmbeddings) -> dict[str, float]:
