@@ -20,7 +20,7 @@ def add_localize(subparsers: Subparsers) -> None:
     )
     parser.add_argument("scene", help="GeoTIFF or another raster")
     parser.add_argument("sentence", help="what to look for")
-    parser.add_argument("--output", default=".", help="folder of the PNG and the GeoTIFF (default: here)")
+    parser.add_argument("--output", required=True, help="folder of the PNG and the GeoTIFF, best outside the archive")
     parser.add_argument("--places", type=int, default=5, help="best places that are listed (default: %(default)s)")
     add_model(parser)
     add_chips(parser, overlap=0.5)

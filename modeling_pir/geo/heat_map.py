@@ -1,6 +1,5 @@
 """Similarities of overlapping chips as one map: an array, a picture, a GeoTIFF."""
 
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from ..hub.whole_folder import whole_file
 from ..inference.figures import new_figure, wrap
 from .footprint import Bounds, Window
 from .opening import import_rasterio
@@ -95,17 +95,13 @@ def write_geotiff(path: Path, heat: np.ndarray, scene: Raster, sentence: str) ->
         a, b, c, d, e, f = scene.transform[:6]
         transform = rasterio.Affine(a * across, b * down, c, d * across, e * down, f)
         profile |= {"crs": scene.dataset.crs, "transform": transform}
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")  # GDAL replaces a file with all that its overviews name
-    with warnings.catch_warnings():
+    # Were GDAL to replace a file itself, it would also replace all that its overviews name.
+    with warnings.catch_warnings(), whole_file(path) as partial:
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)  # `Localization.crs` says it
-        try:
-            with rasterio.open(part, "w", **profile) as dataset:
-                dataset.write(heat, 1)
-                dataset.set_band_description(1, sentence)
-                dataset.update_tags(SENTENCE=sentence, UNIT="cosine similarity")
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        with rasterio.open(partial, "w", **profile) as dataset:
+            dataset.write(heat, 1)
+            dataset.set_band_description(1, sentence)
+            dataset.update_tags(SENTENCE=sentence, UNIT="cosine similarity")
 
 
 def _scaled(point: "GroundControlPoint", across: float, down: float) -> "GroundControlPoint":
@@ -150,7 +146,8 @@ def draw_heat(
         label = f"{number}: {place.similarity:.3f}"
         badge = {"boxstyle": "square,pad=0.2", "facecolor": "black", "edgecolor": "white", "linewidth": 0.8}
         axes.text(col * scale_x + 4, row * scale_y + 4, label, color="white", va="top", fontsize=9, bbox=badge)
-    figure.savefig(path, dpi=120)
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=120)
 
 
 def _draw_frame(axes: object, corner: tuple[float, float], extent: tuple[float, float]) -> None:

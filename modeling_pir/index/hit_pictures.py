@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageDraw
 
 from ..geo.raster import is_georaster, read_window
+from ..hub.whole_folder import whole_file
 from ..inference.images import open_image
 from .fonts import draw_text
 
@@ -42,7 +43,8 @@ def write_sheet(path: str | Path, hits: Sequence["Hit"]) -> None:
         for line, text in enumerate((f"{rank}: {similarity}", " ".join(rest))):
             place = (left + 4, top + TILE_SIZE + line * LINE_HEIGHT)
             draw_text(draw, place, text, FONT_SIZE, "black", TILE_SIZE - 8)
-    sheet.save(path)
+    with whole_file(path) as partial:
+        sheet.save(partial)
 
 
 def hit_image(hit: "Hit", size: int = THUMBNAIL_SIZE) -> Image.Image:

@@ -308,7 +308,7 @@ def test_search_filters_by_options_and_sql(run, tiny_images, tiny_model, tiny_pr
         (["embed", "/nowhere", "--output", "NEW", "--model", "MODEL"], "no .parquet file at /nowhere"),
         (["classify", "0.png", "--labels", "one", "--model", "MODEL"], "names 1 labels"),
         (["classify", "0.png", "--labels", "a,b", "--template", "x", "--model", "MODEL"], "has no {}"),
-        (["localize", "/no.tif", "a", "--model", "MODEL"], "/no.tif does not exist"),
+        (["localize", "/no.tif", "a", "--output", "maps", "--model", "MODEL"], "/no.tif does not exist"),
     ],
 )
 def test_bad_input_gets_one_sentence(run, archive, indexed, model_folder, tmp_path, monkeypatch, arguments, message):

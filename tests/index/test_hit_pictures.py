@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_pir.index.hit_pictures import gallery_items, hit_image
+from modeling_pir.index.hit_pictures import gallery_items, hit_image, write_sheet
 
 
 @dataclass
@@ -54,3 +54,16 @@ def test_picture_of_a_scene_is_the_window_of_the_hit(tmp_path):
         dataset.write(values)
     image = hit_image(FakeHit(str(tmp_path / "s.tif"), window=(10, 5, 20, 20)))
     assert np.array_equal(np.asarray(image), values[:, 5:25, 10:30].transpose(1, 2, 0))
+
+
+def test_sheet_that_cannot_be_written_whole_leaves_the_one_that_is_there(hits, tmp_path, monkeypatch):
+    def full_disk(image, path):
+        path.write_bytes(b"the beginning")
+        raise OSError(28, "No space left on device")
+
+    write_sheet(tmp_path / "sheet.png", hits)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(Image.Image, "save", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        write_sheet(tmp_path / "sheet.png", hits[:1])
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -165,6 +165,24 @@ def test_collection_is_a_source_again(exported, folder, tmp_path):
     assert set(found.labels) == {str(folder / name) for name in ("image.png", "below/image.png", "third.png")}
 
 
+def test_export_that_breaks_off_leaves_the_one_that_is_there(exported, tmp_path, monkeypatch):
+    def files():
+        return {path: path.read_bytes() for path in exported.parent.rglob("*") if path.is_file()}
+
+    before, index = files(), PIRIndex.open(tmp_path / "index")
+    index.delete("date = '2019-02'")
+    save = pystac.Item.save_object
+
+    def full_disk(item, *arguments, **options):
+        save(item, *arguments, **options)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pystac.Item, "save_object", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        index.export(exported)
+    assert files() == before and not list(exported.parent.glob(".*"))
+
+
 @pytest.mark.slow
 def test_items_pass_the_validator(exported):
     pytest.importorskip("jsonschema")

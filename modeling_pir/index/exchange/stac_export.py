@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from ...errors import need
@@ -52,7 +53,7 @@ class _File:
 
 
 def write_stac(path: Path, parts: Parts, metadata: Mapping) -> int:
-    """Write a Collection, its Items and the vectors.
+    """Write a Collection, its Items and the vectors, each file whole or not at all; the Collection comes last.
 
     Args:
         path: of the Collection, `FOLDER/collection.json`; Items come into folders beside it.
@@ -78,15 +79,27 @@ def write_stac(path: Path, parts: Parts, metadata: Mapping) -> int:
                 _note(row, files, sizes)
             yield rows, vectors
 
-    count = write_geoparquet(folder / VECTORS, noted(), metadata)
+    with TemporaryDirectory(prefix=".stac-", dir=folder) as partial:
+        count = write_geoparquet(Path(partial, VECTORS), noted(), metadata)
+        _save_collection(pystac, files, metadata, sizes, folder, partial)
+        for file in sorted(Path(partial).rglob("*.*"), key=lambda file: file.name == path.name):
+            target = folder / file.relative_to(partial)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(target)
+    return count
+
+
+def _save_collection(
+    pystac: object, files: Mapping[str, _File], metadata: Mapping, sizes: set, folder: Path, partial: str
+) -> None:
+    """Write Collection and Items that belong into one folder to another."""
     items = [_item(pystac, name, file, folder) for name, file in sorted(files.items())]
     collection = _collection(pystac, items, metadata, sizes, folder)
     collection.add_asset("embeddings", pystac.Asset(f"./{VECTORS}", "Vectors", media_type=PARQUET, roles=["data"]))
     collection.add_items(items)
     collection.normalize_hrefs(str(folder))
     collection.make_all_asset_hrefs_relative()
-    collection.save(pystac.CatalogType.SELF_CONTAINED)
-    return count
+    collection.save(pystac.CatalogType.SELF_CONTAINED, dest_href=partial)
 
 
 def _note(row: Row, files: dict[str, _File], sizes: set[tuple[int, int]]) -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from datasets import Image as ImageFeature
 from PIL import Image
 
 from training.data.augment import names_direction
@@ -33,6 +34,11 @@ def middle_colour(drawing, box):
 @pytest.fixture(scope="module")
 def validation():
     return load_sample("validation")
+
+
+def test_sample_holds_its_pixels_and_names_no_file(validation):
+    (image, *_) = validation.cast_column("image", ImageFeature(decode=False))["image"]
+    assert image["path"] is None and image["bytes"].startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("scene", SCENES)

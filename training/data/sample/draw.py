@@ -99,7 +99,8 @@ def load_sample(split: str, seed: int = 0) -> Dataset:
         filename = f"{drawing.scene}_{first_number + i}.png"
         png = io.BytesIO()
         drawing.image.save(png, format="PNG", compress_level=1)
-        values = (filename, {"bytes": png.getvalue(), "path": filename}, drawing.captions, drawing.scene, drawing.boxes)
+        # Without a path, which datasets would open in the place of bytes that are missing.
+        values = (filename, {"bytes": png.getvalue(), "path": None}, drawing.captions, drawing.scene, drawing.boxes)
         for column, value in zip(FEATURES, values, strict=True):
             rows[column].append(value)
     return Dataset.from_dict(rows, features=FEATURES)
