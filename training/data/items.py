@@ -91,7 +91,8 @@ class TrainItems(TorchDataset):
     def __getitem__(self, index: int) -> dict:
         """An item: `pixels` (3, height, width) uint8, `captions` list, `image_id`, `scene_label`."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(item_seed(self.seed, self.epoch, index))
+            # Not torch.manual_seed, which tells GPUs, too, and where there is none keeps a stack trace of every call.
+            torch.default_generator.manual_seed(item_seed(self.seed, self.epoch, index))
             if self.captions_per_image:
                 image, captions = index, draw_captions(self.captions[index], self.captions_per_image)
             else:

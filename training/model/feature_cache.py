@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate.state import AcceleratorState
@@ -217,7 +218,7 @@ def _text_forward(store: FeatureStore) -> Callable:
                 found = [fields | {name: values[row].clone()} for row, fields in enumerate(found)]
             return found
 
-        found = store.look_up([_key(row.tobytes()) for row in rows], run_tower)
+        found = store.look_up([_key(row) for row in rows], run_tower)
         weight = next(store.tower.parameters())
         states = pad_sequence([fields["last_hidden_state"] for fields in found], batch_first=True)
         states = F.pad(states, (0, 0, 0, input_ids.shape[1] - states.shape[1]))  # (texts, length, width)
@@ -233,10 +234,10 @@ def _image_key(image: Image.Image | torch.Tensor) -> str:
     """Of a decoded image: a tensor (3, height, width) uint8, or one of PIL."""
     if isinstance(image, Image.Image):
         return _key(image.mode, str(image.size), image.tobytes())
-    return _key(str(tuple(image.shape)), image.contiguous().numpy().tobytes())
+    return _key(str(tuple(image.shape)), image.contiguous().numpy())
 
 
-def _key(*parts: str | bytes) -> str:
+def _key(*parts: str | bytes | np.ndarray) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
         digest.update(part.encode() if isinstance(part, str) else part)
