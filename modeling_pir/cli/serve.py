@@ -20,6 +20,7 @@ def add_serve(subparsers: Subparsers) -> None:
         "pir serve --index archive.lance",
     )
     parser.add_argument("--index", required=True, help="folder, file or address (s3://...) of an index")
+    parser.add_argument("--root", metavar="FOLDER", help="where the archive is now (default: where it was indexed)")
     _add_address(parser)
     add_model(parser, required=False)
 
@@ -55,7 +56,7 @@ def _serve(args: argparse.Namespace) -> int:
     from ..serve.launch import launch, take_port
 
     with contextlib.closing(take_port(args.host, args.port)) as taken, contextlib.suppress(KeyboardInterrupt):
-        index = PIRIndex.open(args.index)
+        index = PIRIndex.open(args.index, root=args.root)
         index.attach(load_model(args, index))
         launch(index, taken, Access.for_address(args.host, args.token), args.show_paths)
     return 0

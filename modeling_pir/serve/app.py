@@ -150,6 +150,7 @@ def _shown(archive: Archive, hits: Iterable[Hit]) -> list[dict]:
             "date": hit.date,
             "sensor": hit.sensor,
             "scene": hit.scene,
+            "labels": hit.labels,
             "window": hit.window,
             "bounds": hit.bounds,
             "footprint": hit.footprint,

@@ -419,6 +419,17 @@ def test_serve_hands_index_model_and_port_to_the_server(run, indexed, served):
     assert model is not None and port > 0
 
 
+def test_serve_is_told_where_the_archive_is_now(run, indexed, archive, monkeypatch):
+    found = []
+    monkeypatch.setattr(
+        "modeling_pir.serve.launch.launch",
+        lambda index, *_: found.extend(row["path"] for rows, _ in index.store.rows() for row in rows),
+    )
+    archive.rename(archive.with_name("there"))
+    assert run("serve", "--index", indexed, "--port", 0, "--root", archive.with_name("there"))[0] == 0
+    assert found and all(Path(path).is_relative_to(archive.with_name("there")) for path in found)
+
+
 def test_demo_indexes_a_folder_with_the_model_of_the_checkout(run, archive, model_folder, monkeypatch, served):
     monkeypatch.setattr("modeling_pir.cli.options.SHIPPED_MODEL", Path(model_folder))
     code, out, errors = run("demo", archive, "--port", 0)

@@ -101,9 +101,22 @@ def test_columns_that_labels_brought_can_be_filtered(tmp_path, tiny_images, tiny
     }
     found = client.get("/api/search", params={"text": "a", "only": ["country=Fiji"]}).json()
     assert found["total"] == 2 and {hit["path"] for hit in found["hits"]} == {"0.png", "2.png"}
+    assert all(hit["labels"] == {"country": "Fiji", "clouds": 0.5} for hit in found["hits"])
     for wrong in ("clouds=0.5", "continent=Asia", "country", "1=1"):
         answer = client.post("/api/search", json={"text": "a", "only": [wrong]})
         assert answer.status_code == 400 and "is not COLUMN=VALUE with a column of text" in answer.json()["error"]
+
+
+def test_an_archive_that_moved_is_shown_from_where_it_is_now(tmp_path, tiny_images, tiny_model, tiny_processor):
+    folder = tmp_path / "here"
+    folder.mkdir()
+    tiny_images[0].save(folder / "0.png")
+    PIRIndex.create(tmp_path / "moved.index", tiny_model, tiny_processor, engine="exact").add(folder)
+    folder.rename(tmp_path / "there")
+    for root, status in ((None, 400), (tmp_path / "there", 200)):
+        client = client_of(PIRIndex.open(tmp_path / "moved.index", tiny_model, tiny_processor, root=root))
+        (row,) = ids(client.post("/api/search", json={"text": "a"}))
+        assert client.get(f"/api/rows/{row}/small.jpg").status_code == status
 
 
 def test_like_finds_what_is_near_a_row_and_leaves_the_row_out(client, index):

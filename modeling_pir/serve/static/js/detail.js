@@ -103,6 +103,7 @@ function facts(hit) {
     ["Date", hit.date],
     ["Scene", hit.scene],
     ["Sensor", hit.sensor],
+    ...Object.entries(hit.labels).map(([name, value]) => [name, String(value)]),
     ["Place", hit.bounds && placeText(hit.bounds)],
     ["Others", hit.others ? `${hit.others} more of this place or date` : null],
     ["Part", hit.window && (left || top || hit.bounds) ? `${width} × ${height} pixels at column ${left}, row ${top}` : hit.window && `${width} × ${height} pixels`],
