@@ -4,11 +4,13 @@
     pir search "planes beside a terminal" --index archive.lance --picture found.png
 
 Exit codes: 0 all done; 1 done, but some files could not be read (they are listed); 2 nothing done, one sentence says
-why; 130 interrupted.
+why; 130 interrupted; 141 whoever read the output has ended.
 """
 
 import argparse
 import json
+import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -35,7 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     escape_what_cannot_be_encoded()
     args = build_parser().parse_args(arguments)
     try:
-        return args.run(args)
+        code = args.run(args)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # who reads the output, such as `head`, has seen enough; Python would flush it again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())
+        return 128 + signal.SIGPIPE
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         sentence = printable(" ".join(str(error).split()))
         if args.json:

@@ -452,6 +452,16 @@ def test_port_that_is_taken_is_said_before_the_model_is_loaded(run, indexed, arc
     assert code == 2 and "name another one with --port" in errors
 
 
+def test_reader_that_has_seen_enough_ends_a_command_without_a_word(indexed):
+    reading, writing = os.pipe()
+    os.close(reading)
+    script = "import sys; from modeling_pir.cli.main import main; sys.exit(main())"
+    command = [sys.executable, "-c", script, "export-rows", "rows.geojson", "--index", str(indexed)]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, cwd=indexed.parent, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 def test_missing_web_server_names_the_extra(run, indexed, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     code, _, errors = run("serve", "--index", indexed)
