@@ -29,6 +29,11 @@ def check_sharding(accelerator: Accelerator, config: TrainConfig) -> None:
             f"instruction_epochs is {config.instruction_epochs}, but a prior cannot be trained within a sharded run: "
             "train it first with python -m training.pretrain_tower."
         )
+    if config.feature_cache is not None and (by_deepspeed or accelerator.is_fsdp2):
+        raise ValueError(
+            f"feature_cache is {config.feature_cache!r}, but it reads whole towers and a sharded run has none: leave "
+            "it out, or run one process."
+        )
     if accelerator.is_fsdp2 and accelerator.state.fsdp_plugin.cpu_ram_efficient_loading:
         raise ValueError(
             "fsdp_cpu_ram_efficient_loading is on, but accelerate cannot hand out BatchNorm's buffers that way: set it "

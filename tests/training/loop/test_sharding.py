@@ -149,6 +149,9 @@ def test_settings_that_shards_cannot_have_get_one_sentence(tiny_dataset, tiny_co
     config.instruction_epochs = 1
     with pytest.raises(ValueError, match="instruction_epochs is 1"):
         check_sharding(accelerator, config)
+    config.instruction_epochs, config.feature_cache = 0, "features"
+    with pytest.raises(ValueError, match="feature_cache is 'features', .* run one process"):
+        check_sharding(accelerator, config)
 
 
 def deepspeed_accelerator(stage, precision):
@@ -170,6 +173,7 @@ def deepspeed_accelerator(stage, precision):
         (2, "no", {"chunk_size": 2}, "chunk_size is 2, .* set chunk_size to 0"),
         (2, "no", {"raw_temperatures": True}, "raw_temperatures is True, .* to False"),
         (2, "no", {"instruction_epochs": 3}, "instruction_epochs is 3, .* train it first"),
+        (2, "no", {"feature_cache": "features"}, "feature_cache is 'features', .* run one process"),
         (2, "fp16", {}, "mixed_precision is fp16, .* choose bf16"),
     ],
 )
