@@ -6,6 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
+from modeling_pir.cli.main import main
+from modeling_pir.index.pir_index import PIRIndex
 from modeling_pir.index.rows import make_row
 from modeling_pir.index.stores.lance_store import LanceStore
 from modeling_pir.index.stores.sqlite_store import ExactStore
@@ -143,6 +145,47 @@ def test_damaged_file_is_told_in_one_sentence(tmp_path):
             told += 1
             assert str(path) in str(error)
     assert told > 30
+
+
+def damaged(content, generator):
+    """A file that is cut, empty, or has other bytes."""
+    if generator.random() < 0.4:
+        return content[: generator.integers(len(content)) if generator.random() < 0.7 else 0]
+    changed = bytearray(content)
+    for place in generator.integers(0, len(content), 40):
+        changed[place] = generator.integers(0, 256)
+    return bytes(changed)
+
+
+@pytest.mark.slow
+def test_damaged_table_is_told_in_one_sentence_by_every_command(tmp_path, monkeypatch, capfd):
+    for name, value in {"MIN_INDEX_ROWS": 5, "PARTITION_ROWS": 4, "EXACT_ROWS": 0, "CANDIDATES": 0}.items():
+        monkeypatch.setattr(f"modeling_pir.index.stores.lance_store.{name}", value)
+    store = LanceStore.create(str(tmp_path / "index"), {"dim": 8, "weights": ""})
+    vectors = np.eye(8, dtype=np.float32)[np.arange(300) % 8]
+    scenes = [("harbor", "airport")[number % 2] for number in range(300)]
+    store.append([make_row(f"/{row}", (0, 0, 1, 1), scene=scene) for row, scene in enumerate(scenes)], vectors)
+    store.maintain()
+    assert store.is_approximate
+    files = sorted(path.relative_to(tmp_path / "index") for path in (tmp_path / "index").rglob("*") if path.is_file())
+    generator, told = np.random.default_rng(0), 0
+    for number, name in enumerate(generator.permutation(np.array(files, dtype=object))[:25]):
+        copy = str(tmp_path / f"copy{number}")
+        shutil.copytree(tmp_path / "index", copy)
+        (tmp_path / copy / name).write_bytes(damaged((tmp_path / copy / name).read_bytes(), generator))
+        try:
+            index = PIRIndex.open(copy)
+            index.search(vectors[0], k=3)
+            index.search(vectors[0], k=3, where="scene = 'harbor'")
+        except OSError as error:
+            assert str(error).startswith(copy) and "\n" not in str(error) and ".rs:" not in str(error)
+        commands = (["check"], ["export-rows", str(tmp_path / "rows.parquet")], ["delete", "scene = 'harbor'"])
+        for command in commands:
+            code = main([*command, "--index", copy])
+            out, err = capfd.readouterr()  # of the process, so that what Rust says of a panic would be seen as well
+            assert code == 0 or (not out and err.startswith(f"pir {command[0]}: {copy}") and err.count("\n") == 1)
+            told += code == 2
+    assert told > 5
 
 
 def test_many_small_runs_train_again_and_leave_few_parts(tmp_path, monkeypatch):

@@ -16,8 +16,8 @@ import numpy as np
 from ...errors import need
 from .bit_codes import CODE_BYTES, encode, nearest_codes
 from .columns import COLUMNS, STATE_COLUMNS, FileState, Row, in_files
-from .filter_syntax import check_filter, refusal
-from .store import Store, parse_state
+from .filter_syntax import FilterError, check_filter, refusal
+from .store import Store, parse_metadata, parse_state
 
 TABLE, STATE_TABLE = "images", "state"
 OWN_COLUMNS = ("row", "code", "embedding")  # that no filter sees
@@ -112,12 +112,13 @@ class LanceStore(Store):
         self._num_written = 0  # rows, since the last maintenance
         self._snapshot: _Snapshot | None = None
         self._lock = threading.Lock()  # the page searches from several threads
-        try:
+        with self._reading():
             self._connection = lancedb.connect(path, read_consistency_interval=timedelta(0))
-            self.table = self._connection.open_table(TABLE)
-            self.metadata = json.loads(self.table.schema.metadata[b"pir"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is no index ({error}): make one with pir index.") from error
+            try:
+                self.table = self._connection.open_table(TABLE)
+                self.metadata = parse_metadata(self.table.schema.metadata[b"pir"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{path} is no index ({error}): make one with pir index.") from error
         code_type = self.table.schema.field("code").type if "code" in self.table.schema.names else None
         if code_type is None or code_type.byte_width != CODE_BYTES:
             raise ValueError(f"{path} was made by an older version of this package: make a new index with pir index.")
@@ -146,9 +147,10 @@ class LanceStore(Store):
 
     def read_state(self) -> dict:
         """What is remembered, in a table of its own with one row."""
-        if STATE_TABLE not in self._connection.list_tables().tables:
-            return {}
-        return parse_state(self._connection.open_table(STATE_TABLE).to_arrow()["state"][0].as_py())
+        with self._reading():
+            if STATE_TABLE not in self._connection.list_tables().tables:
+                return {}
+            return parse_state(self._connection.open_table(STATE_TABLE).to_arrow()["state"][0].as_py())
 
     def write_state(self, **changes: object) -> None:
         """Remember something for good."""
@@ -199,13 +201,29 @@ class LanceStore(Store):
         return pa.Table.from_arrays(columns, schema=schema)
 
     @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Turn what damaged files lead to into one sentence."""
+        with self._telling("cannot be read", "if its files are damaged, restore them or make it anew with pir index"):
+            yield
+
+    @contextmanager
     def _writing(self) -> Iterator[None]:
         """Turn what Lance says of a full or broken disk into one sentence."""
+        with self._telling("cannot be written", "what was committed before is kept"):
+            yield
+
+    @contextmanager
+    def _telling(self, fault: str, remedy: str) -> Iterator[None]:
+        """Turn whatever Lance raises into one sentence: errors of many kinds, and panics, which are no Exception."""
         try:
             yield
-        except RuntimeError as error:
-            reason = str(error).split(", /")[0]  # without the place in Lance's source
-            raise OSError(f"{self.path} cannot be written ({reason}): what was committed before is kept.") from error
+        except (FilterError, KeyboardInterrupt, GeneratorExit, SystemExit, MemoryError):
+            raise
+        except BaseException as error:
+            if isinstance(error, ValueError | OSError) and str(error).startswith(self.path):
+                raise  # a sentence of ours
+            reason = " ".join(str(error).split()).split(", /")[0]  # without the place in Lance's source
+            raise OSError(f"{self.path} {fault} ({reason or type(error).__name__}): {remedy}.") from error
 
     def append(self, rows: Sequence[Row], embeddings: np.ndarray) -> None:
         """Add rows, all of them or none; each takes the place of the one of its id."""
@@ -229,7 +247,8 @@ class LanceStore(Store):
 
         Lance has no unique columns: writers that do not wait for each other, as in object storage, add a row twice.
         """
-        found = self._scan(None, ["id", "_rowid"]).limit(None).to_arrow()
+        with self._reading():
+            found = self._scan(None, ["id", "_rowid"]).limit(None).to_arrow()
         newest = found.group_by("id").aggregate([("_rowid", "max")])["_rowid_max"].to_numpy()
         doubles = np.setdiff1d(found["_rowid"].to_numpy(), newest, assume_unique=True)
         with self._writing():
@@ -256,15 +275,18 @@ class LanceStore(Store):
         Raises:
             ValueError: the filter cannot be understood.
         """
-        if where is None:
-            return self.table.count_rows()
-        check_filter(where, self.columns)
-        try:
-            return self.table.count_rows(f"({where}\n)")  # Lance alone would pass over what follows a semicolon
-        except ValueError as error:
-            reason = " ".join(str(error).removeprefix("Invalid input, ").split())
-            reason = reason.split(", /")[0].split(" Valid fields are")[0]  # no source lines, no inner columns
-            raise refusal(where, reason, self.columns) from error
+        if where is not None:
+            check_filter(where, self.columns)
+        with self._reading():
+            if where is None:
+                return self.table.count_rows()
+            try:
+                return self.table.count_rows(f"({where}\n)")  # Lance alone would pass over what follows a semicolon
+            except ValueError as error:
+                self.table.count_rows("id IS NOT NULL")  # where that cannot be asked either, the files are to blame
+                reason = " ".join(str(error).removeprefix("Invalid input, ").split())
+                reason = reason.split(", /")[0].split(" Valid fields are")[0]  # no source lines, no inner columns
+                raise refusal(where, reason, self.columns) from error
 
     def _scan(self, where: str | None, columns: list[str]) -> object:
         """A query for all rows, without a vector."""
@@ -274,7 +296,8 @@ class LanceStore(Store):
     def files(self) -> dict[str, FileState]:
         """State of the indexed files, by absolute path."""
         kept = [name for name in STATE_COLUMNS if name in self.table.schema.names]  # an older index has not all
-        found = self._scan(None, ["path", *kept]).limit(None).to_arrow()
+        with self._reading():
+            found = self._scan(None, ["path", *kept]).limit(None).to_arrow()
         found = found.group_by("path").aggregate([(name, "min") for name in kept])
         columns = (found.column(name).to_pylist() for name in ("path", *(f"{name}_min" for name in kept)))
         return {
@@ -285,10 +308,11 @@ class LanceStore(Store):
     def rows(self, where: str | None = None) -> Iterator[tuple[list[Row], np.ndarray]]:
         """Rows and their vectors (rows, projection_dim), in parts."""
         self.count(where)  # checks the filter
-        for batch in self._scan(where, ["row", "embedding"]).limit(None).to_batches(BATCH_ROWS):
-            if batch.num_rows:
-                vectors = batch.column("embedding").flatten().to_numpy().reshape(batch.num_rows, -1)
-                yield [self._full(row) for row in batch.column("row").to_pylist()], vectors
+        with self._reading():
+            for batch in self._scan(where, ["row", "embedding"]).limit(None).to_batches(BATCH_ROWS):
+                if batch.num_rows:
+                    vectors = batch.column("embedding").flatten().to_numpy().reshape(batch.num_rows, -1)
+                    yield [self._full(row) for row in batch.column("row").to_pylist()], vectors
 
     def _full(self, text: str) -> Row:
         """A row from its JSON."""
@@ -296,11 +320,12 @@ class LanceStore(Store):
 
     def values(self, columns: Sequence[str]) -> Iterator[tuple]:
         """Some columns of all rows, without their vectors."""
-        for batch in self._scan(None, list(columns)).limit(None).to_batches(BATCH_ROWS):
-            found = {name: batch.column(name).to_pylist() for name in columns}
-            if "path" in found:
-                found["path"] = list(map(self.full_path, found["path"]))
-            yield from zip(*found.values(), strict=True)
+        with self._reading():
+            for batch in self._scan(None, list(columns)).limit(None).to_batches(BATCH_ROWS):
+                found = {name: batch.column(name).to_pylist() for name in columns}
+                if "path" in found:
+                    found["path"] = list(map(self.full_path, found["path"]))
+                yield from zip(*found.values(), strict=True)
 
     @property
     def is_approximate(self) -> bool:
@@ -309,7 +334,8 @@ class LanceStore(Store):
 
     def _index_stats(self) -> object | None:
         """Lance's account of the vector index, if there is one."""
-        return self.table.index_stats("embedding_idx")
+        with self._reading():
+            return self.table.index_stats("embedding_idx")
 
     def nearest(
         self, vector: np.ndarray, k: int, where: str | None = None, exact: bool = False
@@ -329,7 +355,13 @@ class LanceStore(Store):
             ValueError: the filter cannot be understood.
         """
         num_left = None if where is None else self.count(where)
-        k = min(k, MAX_HITS)
+        with self._reading():
+            return self._nearest(vector, min(k, MAX_HITS), where, num_left, exact)
+
+    def _nearest(
+        self, vector: np.ndarray, k: int, where: str | None, num_left: int | None, exact: bool
+    ) -> list[tuple[Row, float]]:
+        """As `nearest`, where a filter is known to leave `num_left` rows."""
         if num_left is not None and not exact:
             exact = num_left <= max(EXACT_ROWS, _num_candidates(k))
             if not exact and num_left <= FEW_ROWS and self.is_approximate:
@@ -390,7 +422,8 @@ class LanceStore(Store):
 
     def vectors_at(self, positions: np.ndarray) -> np.ndarray:
         """Vectors (positions, projection_dim) by their place in the table."""
-        found = self.table.take_offsets(positions.tolist()).select(["embedding"]).to_arrow()
+        with self._reading():
+            found = self.table.take_offsets(positions.tolist()).select(["embedding"]).to_arrow()
         return found.column("embedding").combine_chunks().flatten().to_numpy().reshape(len(positions), -1)
 
     def maintain(self) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from .columns import COLUMNS, STATE_COLUMNS, FileState, Row
 from .filter_syntax import FilterError, check_filter, refusal
-from .store import Store, parse_state
+from .store import Store, parse_metadata, parse_state
 
 SQL_TYPES = {str: "TEXT", int: "INTEGER", float: "REAL"}
 BATCH_ROWS = 10_000
@@ -53,7 +53,7 @@ class ExactStore(Store):
         except (sqlite3.DatabaseError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is no index ({error}): make one with pir index.") from error
         try:
-            self.metadata = json.loads(text)
+            self.metadata = parse_metadata(text)
             self.refresh()
         except (sqlite3.DatabaseError, ValueError) as error:
             raise ValueError(f"{path} is damaged ({error}): make it anew with pir index.") from error

@@ -97,6 +97,18 @@ class Store(ABC):
         return [self.stored_row(row) for row in rows]
 
 
+def parse_metadata(text: str | bytes) -> dict:
+    """What an index says of the model that made it.
+
+    Raises:
+        ValueError: no JSON, or it does not say how long its vectors are and of which weights.
+    """
+    metadata = {"model_id": None, "revision": None} | dict(json.loads(text))
+    if not isinstance(metadata.get("dim"), int) or not isinstance(metadata.get("weights"), str):
+        raise ValueError("it does not say what made its vectors")
+    return metadata
+
+
 def parse_state(text: str | None) -> dict:
     """A remembered state; an index of an older version remembers nothing."""
     return json.loads(text) if text else {}
