@@ -120,18 +120,24 @@ def test_lora_on_both_towers_trains_adapters_alone_and_loads_again(tiny_model, b
     torch.testing.assert_close(similarity(PeftModel.from_pretrained(plain, tmp_path / "adapter"), batch), after)
 
 
-def test_transformers_trainer_trains_with_our_collator(tiny_model, tiny_processor, items, tmp_path):
+@pytest.mark.parametrize("remove_unused_columns", [True, False])
+def test_transformers_trainer_trains_with_our_collator(
+    tiny_model, tiny_processor, items, tmp_path, caplog, remove_unused_columns
+):
     before = {name: parameter.clone() for name, parameter in tiny_model.named_parameters()}
     arguments = TrainingArguments(
         tmp_path, max_steps=2, per_device_train_batch_size=4, per_device_eval_batch_size=4, learning_rate=1e-3,
-        remove_unused_columns=False, report_to="none", use_cpu=True, save_strategy="no", disable_tqdm=True,
+        remove_unused_columns=remove_unused_columns, report_to="none", use_cpu=True, save_strategy="no",
+        disable_tqdm=True,
     )  # fmt: skip
     collate = TrainCollator(tiny_processor, return_loss=True)
     trainer = Trainer(tiny_model, arguments, collate, train_dataset=items, eval_dataset=items)
     assert trainer.train().training_loss > 0
     assert trainer.evaluate()["eval_loss"] > 0
+    assert caplog.text.count("no scene_label") == int(remove_unused_columns)
     for name, parameter in tiny_model.named_parameters():
-        assert torch.equal(parameter, before[name]) == name.startswith("instruction_model."), name
+        rests = name.startswith("instruction_model.") or (name == "affiliation_logit_scale" and remove_unused_columns)
+        assert torch.equal(parameter, before[name]) == rests, name
 
 
 def test_datasets_map_embeds_a_column(tiny_model, tiny_processor, tiny_images):

@@ -1,6 +1,8 @@
 """From rows to training items and batches."""
 
 import hashlib
+import inspect
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -9,10 +11,11 @@ from datasets import Dataset
 from datasets import Image as ImageFeature
 from torch.utils.data import Dataset as TorchDataset
 
-from modeling_pir import PIRProcessor
+from modeling_pir import PIRModel, PIRProcessor
 from training.data.augment import Augmentation
 from training.data.rows import decode_image
 
+logger = logging.getLogger(__name__)
 Caption = TypeVar("Caption", str, int)  # a text, or its number
 
 
@@ -104,18 +107,35 @@ class TrainItems(TorchDataset):
         return {"pixels": pixels, "captions": captions, "image_id": image, "scene_label": self.labels[image]}
 
 
+def keep_items_in_trainer() -> None:
+    """Let transformers' Trainer hand on our items by its defaults: it removes what the model's `forward` does not name.
+
+    The signature that it reads names their fields, too. Not `scene_label`, which the Trainer would take for a label
+    that every batch has to hold under that name.
+    """
+    *own, rest = inspect.signature(PIRModel.forward).parameters.values()
+    known = {parameter.name for parameter in own}
+    fields = [name for name in ("pixels", "captions", "image_id") if name not in known]
+    added = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in fields]
+    PIRModel.forward.__signature__ = inspect.Signature([*own, *added, rest])
+
+
 class TrainCollator:
     """Make a batch of items: named tensors that [`PIRModel`] takes.
 
     Args:
         processor: of the model.
         return_loss: add `return_loss=True`, which transformers' Trainer needs; our loop computes the loss itself, from
-            the rows of all processes.
+            the rows of all processes. The Trainer's default `remove_unused_columns=True` takes the scenes from the
+            items, which is said; set it to False where the affiliation loss is on.
     """
 
     def __init__(self, processor: PIRProcessor, return_loss: bool = False) -> None:
         self.processor = processor
         self.return_loss = return_loss
+        self.has_warned = False
+        if return_loss:
+            keep_items_in_trainer()
 
     def __call__(self, items: list[dict]) -> dict[str, torch.Tensor]:
         """Collate.
@@ -128,15 +148,21 @@ class TrainCollator:
             length), `image_ids` and `scene_labels` (items,) long.
 
         Raises:
-            ValueError: items without captions, which is what transformers' Trainer hands on by its defaults.
+            ValueError: items without captions, which is what transformers' Trainer hands on for a model of other code.
         """
         if "captions" not in items[0]:
             raise ValueError(
                 f"The items have the fields {', '.join(items[0])} and no captions: transformers' Trainer removes what "
                 "the model's forward does not name, so give it TrainingArguments(remove_unused_columns=False)."
             )
+        if "scene_label" not in items[0] and not self.has_warned:
+            self.has_warned = True
+            logger.warning(
+                "The items have no scene_label, so that the affiliation loss sees no scenes: transformers' Trainer "
+                "keeps it with TrainingArguments(remove_unused_columns=False)."
+            )
         captions = [caption for item in items for caption in item["captions"]]
         batch = dict(self.processor(images=[item["pixels"] for item in items], text=captions, return_tensors="pt"))
         batch["image_ids"] = torch.tensor([item["image_id"] for item in items])
-        batch["scene_labels"] = torch.tensor([item["scene_label"] for item in items])
+        batch["scene_labels"] = torch.tensor([item.get("scene_label", -1) for item in items])
         return batch | {"return_loss": True} if self.return_loss else batch
