@@ -22,7 +22,6 @@ from transformers import AutoConfig
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_MAPPING
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
@@ -37,6 +36,7 @@ from .towers_pir import (
     PIRVisionSide,
     build_tower,
     count_prefix_tokens,
+    find_tower_class,
     tower_width,
 )
 
@@ -102,7 +102,7 @@ class PIRModel(PIRVisionSide, PIRTextSide, PIRPreTrainedModel):
 
     def __init__(self, config: PIRConfig) -> None:
         super().__init__(config)
-        self.vision_model = build_tower(config.vision_config)
+        self.vision_model = build_tower(config.vision_config, "vision")
         self._build_text_tower(config)
         self.num_prefix_tokens = count_prefix_tokens(self.vision_model)
         self.visual_projection = nn.Linear(tower_width(self.vision_model), config.projection_dim)
@@ -352,7 +352,7 @@ def load_tower(name_or_path: str, part: str) -> PreTrainedModel:
     """
     config = AutoConfig.from_pretrained(name_or_path)
     config = getattr(config, f"{part}_config", config)
-    tower_class = MODEL_MAPPING[type(config)]
+    tower_class = find_tower_class(config, part)
     kwargs = {"dtype": torch.float32}  # a checkpoint in half precision would give a model of mixed precision
     if part == "text" and "add_pooling_layer" in inspect.signature(tower_class.__init__).parameters:
         kwargs["add_pooling_layer"] = False

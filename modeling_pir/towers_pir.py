@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+import transformers
 from torch import nn
-from transformers import AutoModel, PreTrainedConfig
+from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -85,13 +86,66 @@ class PIRTextModelOutput(ModelOutput):
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
-def build_tower(config: PreTrainedConfig, **kwargs: object) -> PreTrainedModel:
-    """A tower with random weights; keyword arguments that its class does not take are left out."""
-    tower_class = MODEL_MAPPING[type(config)]
+MAIN_INPUTS = {"vision": "pixel_values", "text": "input_ids"}
+
+
+def build_tower(config: PreTrainedConfig, side: str, **kwargs: object) -> PreTrainedModel:
+    """A tower with random weights; keyword arguments that its class does not take are left out.
+
+    Args:
+        config: of any model of transformers.
+        side: "vision" (the prior's, too) or "text".
+        kwargs: of the tower's class.
+
+    Raises:
+        ValueError: no tower of this side, or a configuration that its class cannot be built from.
+    """
+    tower_class = find_tower_class(config, side)
     accepted = inspect.signature(tower_class.__init__).parameters
     model_kwargs = {name: value for name, value in kwargs.items() if name in accepted}
     attention = _attention_of(tower_class, config._attn_implementation)
-    return AutoModel.from_config(config, attn_implementation=attention, **model_kwargs)
+    try:
+        tower = tower_class._from_config(config, attn_implementation=attention, **model_kwargs)
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"The {side} tower ({config.model_type}) cannot be built from its configuration ({type(error).__name__}: "
+            f"{reason}): give every field that {tower_class.__name__} needs."
+        ) from error
+    tower_width(tower)
+    return tower
+
+
+def find_tower_class(config: PreTrainedConfig, side: str) -> type[PreTrainedModel]:
+    """The bare model of a configuration, if it can be a tower.
+
+    Args:
+        config: of any model of transformers.
+        side: "vision" or "text".
+
+    Raises:
+        ValueError: a model of several parts, one without a bare class, or one that reads something else.
+    """
+    name = f"The {side} tower ({config.model_type})"
+    if any(isinstance(value, PreTrainedConfig) for value in vars(config).values()):
+        raise ValueError(f"{name} is a model of several parts: give the configuration of its {side} part alone.")
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError(f"{name} is an encoder with a decoder: give a model that is an encoder alone.")
+    tower_class = MODEL_MAPPING.get(type(config), None)
+    if tower_class is None:  # a part of a dual encoder, which AutoModel does not list: SiglipTextConfig
+        tower_class = getattr(transformers, type(config).__name__.removesuffix("Config") + "Model", None)
+    if isinstance(tower_class, tuple):
+        tower_class = tower_class[0]
+    if tower_class is None:
+        raise ValueError(f"{name} has no bare model in transformers: choose another model_type.")
+    parameters = inspect.signature(tower_class.forward).parameters.values()
+    needed = {one.name for one in parameters if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD}
+    own = MAIN_INPUTS[side]
+    others = needed - {"self", own} or {tower_class.main_input_name} - {own}
+    if others or own not in {one.name for one in parameters}:
+        reads = ", ".join(sorted(others)) or "no such input"
+        raise ValueError(f"{name} is none: {tower_class.__name__} needs {reads}, where a tower is given {own} alone.")
+    return tower_class
 
 
 def _attention_of(tower_class: type[PreTrainedModel], requested: str | None) -> str | None:
@@ -100,11 +154,37 @@ def _attention_of(tower_class: type[PreTrainedModel], requested: str | None) -> 
 
 
 def tower_width(tower: PreTrainedModel) -> int:
-    """Channels of a tower's tokens and of its pooled vector."""
+    """Channels of a tower's tokens and of its pooled vector.
+
+    Raises:
+        ValueError: its configuration names no width.
+    """
     if hasattr(tower, "timm_model"):
         return tower.timm_model.num_features
     config = tower.config
-    return config.hidden_sizes[-1] if hasattr(config, "hidden_sizes") else config.hidden_size
+    width = config.hidden_sizes[-1] if getattr(config, "hidden_sizes", None) else getattr(config, "hidden_size", None)
+    if not isinstance(width, int):
+        raise ValueError(
+            f"A tower of type {config.model_type} names no width (hidden_size, or hidden_sizes of its stages): choose "
+            "another model_type."
+        )
+    return width
+
+
+def _tokens_of(outputs: ModelOutput, tower: PreTrainedModel) -> torch.Tensor:
+    """The tokens that a tower gives.
+
+    Raises:
+        ValueError: it gives none of its width.
+    """
+    tokens, width = getattr(outputs, "last_hidden_state", None), tower_width(tower)
+    if not isinstance(tokens, torch.Tensor) or tokens.dim() < 3 or width not in (tokens.shape[-1], tokens.shape[1]):
+        found = "none" if not isinstance(tokens, torch.Tensor) else f"a tensor of shape {tuple(tokens.shape)}"
+        raise ValueError(
+            f"A tower has to give tokens of its width, {width}, as last_hidden_state, but {type(tower).__name__} gives "
+            f"{found}: choose another model_type."
+        )
+    return tokens
 
 
 def count_prefix_tokens(tower: PreTrainedModel) -> int:
@@ -156,7 +236,7 @@ class PIRVisionSide:
         """The prior and VIR, None where the configuration has none."""
         self.instruction_model, self.instruction_projection, self.vir = None, None, None
         if config.has_instruction:
-            self.instruction_model = build_tower(config.instruction_config)
+            self.instruction_model = build_tower(config.instruction_config, "vision")
             self.instruction_projection = nn.Linear(tower_width(self.instruction_model), config.projection_dim)
         if config.num_instruction_layers:
             self.vir = VIR(config)
@@ -185,7 +265,7 @@ class PIRVisionSide:
 
     def _image_tokens(self, outputs: BaseModelOutputWithPooling) -> torch.Tensor:
         """Projected vision tokens (batch, 1 + patches, dim): row 0 pooled, then the grid in raster order."""
-        tokens = outputs.last_hidden_state
+        tokens = _tokens_of(outputs, self.vision_model)
         if tokens.dim() == 4:  # timm: (batch, rows, cols, width); convolutional towers: (batch, width, rows, cols)
             width = self.visual_projection.in_features
             tokens = tokens if tokens.shape[-1] == width else tokens.permute(0, 2, 3, 1)
@@ -236,7 +316,7 @@ class PIRVisionSide:
         return PIRImageFeatures(
             last_hidden_state=vision_outputs.last_hidden_state,
             pooler_output=image_features,
-            hidden_states=vision_outputs.hidden_states,
+            hidden_states=getattr(vision_outputs, "hidden_states", None),
             attentions=getattr(vision_outputs, "attentions", None),
             belief_scores=belief_scores,
             filtered_indices=filtered_indices,
@@ -269,7 +349,7 @@ class PIRTextSide:
 
     def _build_text_tower(self, config: PIRConfig) -> None:
         # BERT's pooler is a head for next-sentence prediction, not a pooled sentence: row 0 is read instead.
-        self.text_model = build_tower(config.text_config, add_pooling_layer=False)
+        self.text_model = build_tower(config.text_config, "text", add_pooling_layer=False)
         if not config.mask_padding:  # what takes part learns its embedding, which towers keep from their padding
             self.text_model.get_input_embeddings().padding_idx = None
         self.text_takes_token_types = "token_type_ids" in inspect.signature(self.text_model.forward).parameters
@@ -315,14 +395,10 @@ class PIRTextSide:
             attention_mask = None
         if token_type_ids is not None and self.text_takes_token_types:
             kwargs["token_type_ids"] = token_type_ids
-        outputs = self.text_model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            return_dict=True,
-            **kwargs,
-        )
-        states = outputs.last_hidden_state
+        if position_ids is not None:  # which not every tower takes
+            kwargs["position_ids"] = position_ids
+        outputs = self.text_model(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
+        states = _tokens_of(outputs, self.text_model)
         pooled = getattr(outputs, "pooler_output", None)
         if pooled is None and self.config.text_pooling == "mean":
             pooled = _mean_of_tokens(states, attention_mask)
@@ -338,8 +414,8 @@ class PIRTextSide:
         return BaseModelOutputWithPooling(
             last_hidden_state=outputs.last_hidden_state,
             pooler_output=text_features,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+            hidden_states=getattr(outputs, "hidden_states", None),
+            attentions=getattr(outputs, "attentions", None),
         )
 
 
@@ -362,7 +438,7 @@ class PIRVisionModelWithProjection(PIRVisionSide, PIRPreTrainedModel):
 
     def __init__(self, config: PIRVisionConfig) -> None:
         super().__init__(config)
-        self.vision_model = build_tower(config.vision_config)
+        self.vision_model = build_tower(config.vision_config, "vision")
         self.num_prefix_tokens = count_prefix_tokens(self.vision_model)
         self.visual_projection = nn.Linear(tower_width(self.vision_model), config.projection_dim)
         self._build_instruction(config)

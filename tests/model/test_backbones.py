@@ -264,3 +264,42 @@ def test_a_real_sentence_encoder_brings_what_it_knows(folders):
     inputs = processor(text=texts, return_tensors="pt")
     states = AutoModel.from_pretrained(folder)(**inputs).last_hidden_state
     torch.testing.assert_close(model.get_text_features(**inputs).last_hidden_state, states, atol=1e-5, rtol=1e-5)
+
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+
+
+@pytest.mark.parametrize("model_type", ["siglip_text_model", "siglip2_text_model", "chinese_clip_text_model"])
+def test_the_text_part_of_a_dual_encoder_is_a_tower_though_automodel_does_not_list_it(model_type):
+    text = {"model_type": model_type, **SMALL, "vocab_size": len(tiny_vocabulary()), "max_position_embeddings": 64}
+    outputs = forward(PIRModel(build_tiny_config(text_config=text)).eval())
+    assert outputs.text_embeds.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("side", "tower", "message"),
+    [
+        ("text", {"model_type": "siglip"}, "several parts: give the configuration of its text part alone"),
+        ("vision", {"model_type": "clip"}, "several parts: give the configuration of its vision part alone"),
+        ("text", {"model_type": "t5", "d_model": 16, "num_layers": 1}, "an encoder with a decoder"),
+        ("text", {"model_type": "convnext"}, "ConvNextModel needs pixel_values, where a tower is given input_ids"),
+        ("vision", {"model_type": "bert"}, "BertModel needs input_ids, where a tower is given pixel_values alone"),
+        ("vision", {"model_type": "wav2vec2"}, "Wav2Vec2Model needs input_values"),
+        ("text", {"model_type": "colpali"}, "several parts"),
+        ("text", {"model_type": "blt_patcher"}, "none|no bare model"),
+        ("vision", {"model_type": "cvt"}, "type cvt names no width"),
+        ("text", {"model_type": "cohere_compass_text"}, "cannot be built from its configuration .KeyError"),
+        ("instruction", {"model_type": "bert"}, "BertModel needs input_ids"),
+    ],
+    ids=lambda value: value.get("model_type") if isinstance(value, dict) else None,
+)
+def test_what_cannot_be_a_tower_is_said_in_one_sentence(side, tower, message):
+    with pytest.raises(ValueError, match=message), torch.device("meta"):
+        PIRModel(build_tiny_config(**{f"{side}_config": tower, "filter_size": 2}))
+
+
+def test_a_tower_that_gives_no_tokens_of_its_width_is_said_in_one_sentence():
+    model = PIRModel(build_tiny_config()).eval()
+    model.vision_model.config.hidden_size = 7
+    with pytest.raises(ValueError, match="tokens of its width, 7, as last_hidden_state, but SwinModel gives a tensor"):
+        forward(model)

@@ -3,12 +3,15 @@
 python -m tests.support.towers        # computes the page anew, some minutes on two cores
 """
 
+import contextlib
+import itertools
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
@@ -20,12 +23,14 @@ from modeling_pir.hub.publish import write_hub_folder
 from modeling_pir.processing_pir import build_image_processor
 from tests.support.paths import ROOT
 from tests.support.tiny import IMAGE_SIZE, build_tiny_config, model_fields, tiny_vocabulary, write_tiny_dataset
+from training import train as train_module
 from training.config import TrainConfig
 from training.loop.grad_cache import cached_backward
 from training.loop.joint_loss import joint_losses
 from training.loop.optim import parameter_groups
 from training.model.adapters import add_lora, freeze_modules, without_adapters
 from training.model.batch_norm import check_chunks
+from training.run.checkpoint import Preempted
 
 PAGE = ROOT / "docs" / "towers.md"
 SIZE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
@@ -41,15 +46,28 @@ VISION = {
         "num_heads": [1, 2], "window_size": 4, "drop_path_rate": 0.0,
     },
     "CLIP": {"model_type": "clip_vision_model", "image_size": IMAGE_SIZE, "patch_size": 8, **SIZE},
+    "timm Swin": {
+        "model_type": "timm_wrapper", "architecture": "swin_tiny_patch4_window7_224",
+        "model_args": {
+            "img_size": IMAGE_SIZE, "patch_size": 2, "embed_dim": 8, "depths": [1, 2], "num_heads": [1, 2],
+            "window_size": 4, "drop_path_rate": 0.0,
+        },
+    },
+    "SigLIP": {"model_type": "siglip_vision_model", "image_size": IMAGE_SIZE, "patch_size": 8, **SIZE},
 }  # fmt: skip
 TEXT = {
     "BERT": {"model_type": "bert", **TEXT_SIZE, **NO_DROPOUT},
     "RoBERTa": {"model_type": "roberta", **TEXT_SIZE, **NO_DROPOUT, "bos_token_id": 2, "eos_token_id": 3},
     "CLIP": {"model_type": "clip_text_model", **TEXT_SIZE, "bos_token_id": 2, "eos_token_id": 3},
-}
-PAIRS = [(vision, text) for vision in VISION for text in TEXT]
-LAUNCHED = [("ResNet", "BERT"), ("timm EfficientNet", "RoBERTa"), ("Swin", "CLIP"), ("CLIP", "BERT")]  # each kind once
-COLUMNS = ("trains", "chunks", "freeze", "LoRA", "layer decay", "sdpa", "publish, load", "two processes")
+    "DistilBERT": {
+        "model_type": "distilbert", "dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "dropout": 0.0,
+        "attention_dropout": 0.0, "max_position_embeddings": 64, "vocab_size": 200, "pad_token_id": 0,
+    },
+    "SigLIP": {"model_type": "siglip_text_model", **TEXT_SIZE, "bos_token_id": 2, "eos_token_id": 3},
+}  # fmt: skip
+OFTEN = (("ResNet", "timm EfficientNet", "Swin", "CLIP"), ("BERT", "RoBERTa", "CLIP"))  # each with each
+PAIRS = [*itertools.product(*OFTEN), ("timm Swin", "DistilBERT"), ("SigLIP", "SigLIP")]
+COLUMNS = ("trains", "chunks", "freeze", "LoRA", "layer decay", "sdpa", "publish, load", "resume", "two processes")
 
 
 def build_pair(vision, text):
@@ -191,13 +209,29 @@ IN_PROCESS = {
 }  # fmt: skip
 
 
-def run_config(vision, text, data, output_dir):
-    """A run of 20 steps of a pair, without randomness that depends on the number of processes."""
-    model = model_fields(build_tiny_config(vision_config=VISION[vision], text_config=TEXT[text]))
+def resume(vision, text, data, folder):
+    """A run that is stopped behind its first step and resumed ends with the bits of one that was not."""
+    whole, cut = (run_config(vision, text, data, folder / name, epochs=3) for name in ("whole", "cut"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_module, "finish_run", lambda *_: None)
+        train_module.train(whole)
+        patch.setattr(train_module, "is_told_to_stop", lambda *_: True)
+        with contextlib.suppress(Preempted):
+            train_module.train(cut)
+        patch.setattr(train_module, "is_told_to_stop", lambda *_: False)
+        train_module.train(cut, resume=True)
+    left, right = (load_file(f"{config.output_dir}/last/model.safetensors") for config in (whole, cut))
+    return left.keys() == right.keys() and not changed(left, right)
+
+
+def run_config(vision, text, data, output_dir, epochs=20):
+    """A run of a pair, a step an epoch, without randomness that depends on the number of processes."""
+    model = model_fields(build_tiny_config(vision_config=VISION[vision], text_config=TEXT[text], filter_size=2))
     model |= {"dropout": 0.0, "filter_size": 2, "vision_config": VISION[vision], "text_config": TEXT[text]}
     return TrainConfig(
-        output_dir=str(output_dir), data=str(data), model=model, vocab_size=200, captions_per_image=2, epochs=20,
-        batch_size=4, learning_rate=1e-4, image_size=IMAGE_SIZE, evaluate_every=20, evaluation_batch_size=4,
+        output_dir=str(output_dir), data=str(data), model=model, vocab_size=200, captions_per_image=2,
+        epochs=epochs, batch_size=4, learning_rate=1e-4, image_size=IMAGE_SIZE, evaluate_every=epochs,
+        evaluation_batch_size=4,
     )  # fmt: skip
 
 
@@ -218,7 +252,8 @@ def table(rows):
         "tests/training/model/test_towers.py ask the same. `chunks`: the gradient of chunks is that of the whole batch",
         "within 1e-5; a tower whose BatchNorm is live refuses them. `freeze`: not a bit of a frozen tower moves.",
         "`LoRA`: adapters train in both towers and are merged when saved. `two processes`: the largest difference of a",
-        "weight from one process after 20 steps of AdamW at 1e-4 (biases of attention keys left out).",
+        "weight from one process after 20 steps of AdamW at 1e-4 (biases of attention keys left out). `resume`: a run",
+        "that is stopped and resumed ends with the same bits.",
         "",
         "| vision tower | text tower | " + " | ".join(COLUMNS) + " |",
         "|---|---|" + "---|" * len(COLUMNS),
@@ -241,14 +276,12 @@ def answers(folder):
     data = write_tiny_dataset(folder / "data")
     for number in (1, 2):
         train_pairs(data, folder / str(number), number)
-    for vision, text in PAIRS:
-        found = [check(vision, text) for check in IN_PROCESS.values()] + [publish_and_load(vision, text, processor)]
+    for number, (vision, text) in enumerate(PAIRS):
+        found = [check(vision, text) for check in IN_PROCESS.values()]
+        found += [publish_and_load(vision, text, processor), resume(vision, text, data, folder / f"resume{number}")]
         words = [{True: "yes", False: "no"}.get(answer, answer) for answer in found]
-        difference = "not measured"
-        if (vision, text) in LAUNCHED:
-            number = str(LAUNCHED.index((vision, text)))
-            difference = f"{largest_difference(folder / '1' / number, folder / '2' / number):.0e}"
-        yield [vision, text, *words, difference]
+        difference = largest_difference(folder / "1" / str(number), folder / "2" / str(number))
+        yield [vision, text, *words, f"{difference:.0e}"]
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Trains the launched pairs of tests.support.towers within one launch, one run after the other: DATA FOLDER."""
+"""Trains the pairs of tests.support.towers within one launch, one run after the other: DATA FOLDER."""
 
 import sys
 from pathlib import Path
 
 from accelerate import Accelerator, PartialState
 
-from tests.support.towers import LAUNCHED, run_config
+from tests.support.towers import PAIRS, run_config
 from training import train as train_module
 
 
@@ -14,7 +14,7 @@ def main() -> None:
     train_module.finish_run = lambda *_: None
     Accelerator.end_training = lambda _: None  # it would end the process group that the next run needs
     data, folder = map(Path, sys.argv[1:])
-    for number, (vision, text) in enumerate(LAUNCHED):
+    for number, (vision, text) in enumerate(PAIRS):
         train_module.train(run_config(vision, text, data, folder / str(number)))
     PartialState().destroy_process_group()
 

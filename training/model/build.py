@@ -4,7 +4,7 @@ from typing import Any
 
 from datasets import Dataset
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from modeling_pir import PIRConfig, PIRModel, PIRProcessor
@@ -12,6 +12,7 @@ from modeling_pir.convert.state_dict import load_strictly
 from modeling_pir.hub.pretrained import load_pretrained
 from modeling_pir.modeling_pir import load_tower
 from modeling_pir.processing_pir import build_image_processor
+from modeling_pir.towers_pir import build_tower as random_tower
 from training.config import TrainConfig
 from training.model.starts import check_processor
 from training.model.tokenizer import build_tokenizer
@@ -57,7 +58,7 @@ def build_tower(config: TrainConfig, name: str) -> tuple[PreTrainedModel, int]:
         return load_tower(config.backbones[name], "vision"), config.image_size or image_side(sizes)
     fields = pir_config(config.model)
     image_size = config.image_size or image_side(fields.vision_config)
-    return AutoModel.from_config(getattr(fields, f"{name}_config")), image_size
+    return random_tower(getattr(fields, f"{name}_config"), "vision"), image_size
 
 
 def tower_normalisation(tower: PreTrainedModel, source: str) -> tuple[list[float], list[float]]:

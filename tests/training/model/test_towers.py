@@ -2,10 +2,13 @@
 
 import pytest
 
-from tests.support.towers import IN_PROCESS, publish_and_load
+from tests.support.towers import IN_PROCESS, TEXT, VISION, publish_and_load, resume
 
-# Each kind once; all pairs are in the slow test, which compares docs/towers.md.
-PAIRS = [("ResNet", "BERT"), ("timm EfficientNet", "RoBERTa"), ("Swin", "CLIP"), ("CLIP", "BERT")]
+# Each kind once; docs/towers.md has all pairs.
+PAIRS = [
+    ("ResNet", "BERT"), ("timm EfficientNet", "RoBERTa"), ("Swin", "CLIP"), ("CLIP", "BERT"),
+    ("timm Swin", "DistilBERT"), ("SigLIP", "SigLIP"),
+]  # fmt: skip
 BATCH_NORM = ("ResNet", "timm EfficientNet")
 
 
@@ -22,3 +25,14 @@ def test_every_kind_of_tower(check, vision, text):
 @pytest.mark.parametrize(("vision", "text"), PAIRS)
 def test_every_kind_of_tower_is_published_and_loaded(vision, text, tiny_processor):
     assert publish_and_load(vision, text, tiny_processor)
+
+
+@pytest.mark.parametrize(
+    ("vision", "text"), [PAIRS[0], *(pytest.param(*pair, marks=pytest.mark.slow) for pair in PAIRS[1:])]
+)
+def test_every_kind_of_tower_is_resumed_bit_for_bit(vision, text, tiny_dataset, tmp_path):
+    assert resume(vision, text, tiny_dataset, tmp_path)
+
+
+def test_each_kind_is_asked():
+    assert {vision for vision, _ in PAIRS} == set(VISION) and {text for _, text in PAIRS} == set(TEXT)
