@@ -23,7 +23,7 @@ from ..index.hit_pictures import hit_image
 from .access import Access, Guard
 from .archive import Archive
 from .pictures import as_jpeg, as_png
-from .questions import Format, Question, Ranking
+from .questions import MAX_TEXT, Format, Question, Ranking
 
 if TYPE_CHECKING:
     from ..index.hit import Hit
@@ -189,3 +189,7 @@ def _add_rows(app: FastAPI, archive: Archive) -> None:
     @app.get("/api/rows/{row_id}/belief", summary="Which patches of a row's image the model keeps")
     def belief(row_id: str) -> dict:
         return archive.belief(archive.hit(row_id))
+
+    @app.get("/api/rows/{row_id}/occlusion", summary="Because of which pieces a row's image fits a sentence")
+    def occlusion(row_id: str, text: Annotated[str, Query(max_length=MAX_TEXT)]) -> dict:
+        return archive.occlusion(archive.hit(row_id), text)

@@ -19,8 +19,9 @@ from ..index.stores.columns import quote
 from ..inference.belief import belief_map
 from ..inference.classify import rank_sentences
 from ..inference.encoder import PIREncoder
+from ..inference.occlusion import occlusion_map
 from .overview import Overview, look_over
-from .pictures import Cache, HitPictures, QueryPictures
+from .pictures import QUERY_SIZE, Cache, HitPictures, QueryPictures
 from .questions import Question, Ranking, check_row_id
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from ..index.stores.columns import Row
 
 NUM_ROWS = 50_000  # rows that are kept after a search, for their pictures
+COUNTS = 0.5  # of the highest loss: from there on a covered piece is shown as one that matters
 LOOK_AGAIN_SECONDS = 30.0  # after which an index is asked whether it has grown
 
 
@@ -169,6 +171,25 @@ class Archive:
             "scores": np.round(belief.grid, 5).tolist(),
             "num_kept": int(belief.kept.sum()),
             "num_patches": int(belief.kept.size),
+        }
+
+    def occlusion(self, hit: Hit, text: str) -> dict:
+        """Because of which pieces of a hit it fits a sentence, row by row; for any model.
+
+        Raises:
+            ValueError: the file is gone, or the sentence is empty.
+        """
+        from ..index.hit_pictures import hit_image
+
+        if not text.strip():
+            raise ValueError("There is no sentence that the image is compared with: write one.")
+        image = hit_image(hit, QUERY_SIZE)
+        with self._lock:
+            query = self.index.encoder.embed_texts([text])[0].numpy()
+            loss = occlusion_map(self.index.encoder, image, query)
+        return {
+            "loss": np.round(loss, 5).tolist(),
+            "kept": (loss >= COUNTS * max(loss.max(), 1e-6)).astype(int).tolist(),
         }
 
     def rank(self, ranking: Ranking) -> list[tuple[int, float, str]]:

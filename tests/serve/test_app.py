@@ -13,11 +13,13 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from modeling_pir import load_encoder
 from modeling_pir.index.pir_index import PIRIndex
 from modeling_pir.serve import access
 from modeling_pir.serve.access import Access
 from modeling_pir.serve.app import STATIC, build_app
 from modeling_pir.serve.archive import Archive
+from tests.support.tiny_encoders import KINDS, save_encoder
 
 LOCAL = "http://127.0.0.1:7860"
 
@@ -174,6 +176,22 @@ def test_pictures_of_rows(client, index, tiny_images):
 def test_belief_says_which_patches_count(client, index):
     found = client.get(f"/api/rows/{index.search('a', k=1)[0].id}/belief").json()
     assert sum(map(sum, found["kept"])) == found["num_kept"] < found["num_patches"] == 64
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_encoder_is_served_and_shows_why_an_image_fits(tmp_path, folder, tiny_tokenizer, kind):
+    encoder = load_encoder(save_encoder(kind, tmp_path / "model", tiny_tokenizer))
+    index = PIRIndex.create(tmp_path / "index", encoder, engine="exact")
+    index.add(folder)
+    client = client_of(index)
+    assert client.get("/api/archive").json()["has_belief"] is False
+    row = ids(client.get("/api/search?text=a+forest"))[0]
+    found = client.get(f"/api/rows/{row}/occlusion?text=a+forest").json()
+    loss, kept = np.array(found["loss"]), np.array(found["kept"])
+    assert loss.shape == kept.shape == (8, 8) and 0 < kept.sum() < 64
+    assert loss[kept == 1].min() > loss[kept == 0].max() and kept[np.unravel_index(loss.argmax(), (8, 8))]
+    assert "There is no sentence" in client.get(f"/api/rows/{row}/occlusion?text=+").json()["error"]
+    assert "part of PIR" in client.get(f"/api/rows/{row}/belief").json()["error"]
 
 
 def test_sentences_are_ranked_for_a_row(client, index):

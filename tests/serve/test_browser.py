@@ -102,6 +102,19 @@ def test_image_opens_with_its_facts_and_what_the_model_looks_at(open_page):
     assert not page.locator("#detail").is_visible()
 
 
+def test_any_other_model_shows_which_squares_matter_to_the_sentence(open_page, monkeypatch):
+    monkeypatch.setattr("modeling_pir.serve.archive.Archive.has_belief", False)
+    page = open_page()
+    page.locator(".card button").first.click()
+    assert not page.locator("#belief-toggle").is_visible()  # nothing was asked
+    page.keyboard.press("Escape")
+    search(page, "a green square")
+    page.locator(".card button").first.click()
+    page.locator("#belief-toggle").click()
+    page.get_by_text("Each of 64 squares was covered in turn").wait_for()
+    assert page.locator("#belief").is_visible()
+
+
 def test_hits_are_marked_wrong_and_taken_as_the_question(open_page):
     page = open_page(query="&text=a+green+square&group=none")
     first = page.locator(".card").first.get_attribute("data-id")

@@ -36,6 +36,9 @@ export const sendPicture = async (file) =>
 
 export const loadBelief = async (id) => (await answered(fetch(`api/rows/${id}/belief`))).json();
 
+export const loadOcclusion = async (id, text) =>
+  (await answered(fetch(`api/rows/${id}/occlusion?${new URLSearchParams({ text })}`))).json();
+
 export const rankSentences = async (row, sentences) => (await answered(fetch("api/rank", asJson({ row, sentences })))).json();
 
 export const thumbnail = (id) => `api/rows/${id}/small.jpg`;

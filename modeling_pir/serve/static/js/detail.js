@@ -1,6 +1,6 @@
 // One image, enlarged: what is known of it, what the model looks at, and where to go from it.
 
-import { largePicture, loadBelief, pictureFile, rankSentences, thumbnail } from "./api.js";
+import { largePicture, loadBelief, loadOcclusion, pictureFile, rankSentences, thumbnail } from "./api.js";
 import { byId, element, fileName, fill } from "./dom.js";
 
 const dialog = byId("detail");
@@ -33,10 +33,12 @@ export class Detail {
 
   get hit() { return this.hits[this.position]; }
 
-  setHits(hits, canBeMarked, hasBelief) {
+  // What a PIR with an instruction looks at does not depend on the question; for any other model it is asked of `text`.
+  setHits(hits, canBeMarked, hasBelief, text = "") {
     this.hits = hits;
+    this.text = hasBelief ? "" : text;
     byId("unlike").hidden = !canBeMarked;
-    byId("belief-toggle").hidden = !hasBelief;
+    byId("belief-toggle").hidden = !hasBelief && !text;
   }
 
   open(position) {
@@ -62,19 +64,21 @@ export class Detail {
 
   async showBelief() {
     const note = byId("belief-note");
-    const isOn = byId("show-belief").checked && dialog.open;
+    const isOn = byId("show-belief").checked && !byId("belief-toggle").hidden && dialog.open;
     if (!isOn) { canvas.hidden = true; note.hidden = true; return; }
-    const hit = this.hit;
+    const { hit, text } = this;
+    const key = `${hit.id} ${text}`;
     note.hidden = false;
     try {
-      if (!this.beliefs.has(hit.id)) {
+      if (!this.beliefs.has(key)) {
         note.textContent = "Asking the model…";
-        this.beliefs.set(hit.id, await loadBelief(hit.id));
+        this.beliefs.set(key, await (text ? loadOcclusion(hit.id, text) : loadBelief(hit.id)));
       }
-      if (this.hit !== hit) return;
-      const belief = this.beliefs.get(hit.id);
+      if (this.hit !== hit || this.text !== text) return;
+      const belief = this.beliefs.get(key);
       drawBelief(belief.kept);
-      note.textContent = `The model divides the image into ${belief.num_patches} squares and, before it compares, sets aside those `
+      note.textContent = text ? `Each of ${belief.kept.length * belief.kept[0].length} squares was covered in turn: without a bright `
+        + `one, the image fits “${text}” less.` : `The model divides the image into ${belief.num_patches} squares and, before it compares, sets aside those `
         + `that its scene knowledge believes least. The dimmed ones are set aside, the ${belief.num_kept} bright ones count.`;
     } catch (error) {
       note.textContent = error.message;

@@ -73,7 +73,7 @@ function showHits(found) {
   byId("one-per-place").checked = question.group === "place";
   const among = isFiltered(question) ? `the ${plural(found.total, "image")} that pass the filter` : plural(found.total, "image");
   byId("count").textContent = hits.length ? `The best ${thousands(hits.length)} of ${among}` : "No image passes the filter.";
-  detail.setHits(hits, true, archive.has_belief);
+  detail.setHits(hits, true, archive.has_belief, question.text);
   showCards(hits, (position) => detail.open(position), (id) => map.light(id));
   map.showHits(hits);
   const placed = hits.filter((hit) => hit.bounds).length;
