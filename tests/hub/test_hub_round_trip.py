@@ -19,6 +19,7 @@ from tests.support.paths import ROOT
 from tests.support.tiny import IMAGE_SIZE, SCENES, build_tiny_config, captions_of, draw_scene, tiny_vocabulary
 from training.data.sample.draw import load_sample
 
+pytestmark = pytest.mark.slow  # six processes that import torch and transformers
 REPO = "org/pir-tiny"
 SMALL_RUN = {
     "data": "sample",
@@ -211,7 +212,6 @@ def train_and_push(folder, hub, config):
     return run
 
 
-@pytest.mark.slow
 def test_trained_published_loaded_elsewhere_fine_tuned_and_published_again(tmp_path):
     rows = load_sample("test").select(range(4))
     rows[0]["image"].save(tmp_path / "0.png")

@@ -20,6 +20,7 @@ def load_and_pickle(folder):
 EACH_NAME_IN_A_CHILD = """
 import os, sys
 import transformers
+import transformers.masking_utils, transformers.modeling_layers
 from transformers import AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor, PreTrainedModel
 
 folder, *names = sys.argv[1:]
@@ -30,6 +31,9 @@ for name in names:
         load_and_pickle(folder)
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0, name
+before = {name.partition(".")[0] for name in sys.modules}
+from modeling_pir import PIRModel, PIRProcessor
+print(sorted({name.partition(".")[0] for name in sys.modules} - before))
 """
 
 
@@ -48,8 +52,9 @@ def saved(tmp_path, tiny_model, tiny_processor):
     return tmp_path
 
 
-def test_using_any_name_registers_with_the_auto_classes(saved):
-    run_fresh(LOAD_AND_PICKLE + EACH_NAME_IN_A_CHILD, saved, *modeling_pir.__all__)
+def test_using_any_name_registers_and_imports_nothing_that_transformers_has_not(saved):
+    printed = run_fresh(LOAD_AND_PICKLE + EACH_NAME_IN_A_CHILD, saved, *modeling_pir.__all__)
+    assert printed.splitlines()[-1] == "['modeling_pir']"
 
 
 @pytest.mark.parametrize("before", ["", "import modeling_pir.layers_pir"])

@@ -17,6 +17,7 @@ def uncompiled(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function: function)
 
 
+@pytest.mark.slow  # 15 seconds
 def test_every_job_runs_and_one_file_holds_what_was_measured(tmp_path):
     gpu.main(["--output", str(tmp_path / "gpu.json"), "--tiny", "--batch-size", "2"])
     results = json.loads((tmp_path / "gpu.json").read_text())

@@ -1,5 +1,6 @@
 """Scripts that measure memory print figures of processes of their own."""
 
+import pytest
 import yaml
 
 from tests.support.tiny import build_tiny_config
@@ -7,6 +8,7 @@ from training.benchmarks import retrieval_metrics as benchmark_metrics
 from training.benchmarks import step_memory as benchmark_memory
 
 
+@pytest.mark.slow  # two processes that import torch for a row
 def test_memory_of_a_step_is_printed_plain_beside_cached(tmp_path, capfd, monkeypatch):
     config = build_tiny_config().to_diff_dict()
     fields = {name: value for name, value in config.items() if name not in ("model_type", "transformers_version")}
@@ -16,6 +18,7 @@ def test_memory_of_a_step_is_printed_plain_beside_cached(tmp_path, capfd, monkey
     assert batch == "4" and 0.1 < float(plain) < 4 and 0.1 < float(cached) < 4
 
 
+@pytest.mark.slow
 def test_a_step_that_fails_is_a_row_that_says_so(tmp_path, capfd):
     (tmp_path / "run.yaml").write_text("no_such_field: 1\n")
     benchmark_memory.main(["--config", str(tmp_path / "run.yaml"), "--batch-sizes", "4"])
@@ -24,6 +27,7 @@ def test_a_step_that_fails_is_a_row_that_says_so(tmp_path, capfd):
     assert "no_such_field" in printed.err
 
 
+@pytest.mark.slow
 def test_both_ways_of_the_metrics_print_the_same_recall(capfd):
     benchmark_metrics.main(["--images", "40", "--texts", "90", "--dim", "8"])
     rows = [line.split() for line in capfd.readouterr().out.splitlines()[-3:]]

@@ -1,7 +1,6 @@
 """Gathering over processes keeps the loss and the gradient of one process on the joined batch."""
 
-import os
-
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -41,12 +40,13 @@ def test_one_process_gathers_nothing():
     assert gather_rows(rows) is rows
 
 
-def test_two_processes_give_the_loss_and_gradient_of_one(tmp_path):
+@pytest.mark.slow  # two processes that import torch
+def test_two_processes_give_the_loss_and_gradient_of_one(tmp_path, monkeypatch):
     inputs, weight, image_ids = batch()
     weight.requires_grad_(True)
     expected = loss_of(inputs @ weight, image_ids)
     expected.backward()
-    os.environ["OMP_NUM_THREADS"] = "1"
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     context = mp.get_context("spawn")
     queue = context.SimpleQueue()
     mp.spawn(process, (str(tmp_path / "rendezvous"), queue), nprocs=2)
