@@ -15,7 +15,7 @@ from ..modeling_pir import PIRModel
 from ..processing_pir import PIRProcessor
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PROCESSOR_FILES = ("processor_config.json", "tokenizer_config.json", "tokenizer.json")
 CHECKSUMS = "SHA256SUMS"  # as sha256sum writes and checks it
@@ -191,7 +191,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, text_config: object, nam
         raise ValueError(f"The tokenizer of {name} has no padding token: {again}.")
 
 
-def check_weights(model: PIRModel, report: dict, name: str) -> None:
+def check_weights(model: PreTrainedModel, report: dict, name: str) -> None:
     """Refuse a model that is not, tensor for tensor, what its checkpoint holds.
 
     Args:

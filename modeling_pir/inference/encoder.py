@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING
 import torch
 from PIL import Image
 from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import AutoModel, AutoProcessor, PreTrainedModel, ProcessorMixin
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import cached_file
 
 from ..auto_classes import PIRModel
 from ..errors import need
 from ..hub.identity import weights_fingerprint
-from ..hub.pretrained import load_pretrained
+from ..hub.pretrained import check_weights, load_pretrained
 from ..modeling_pir import MAX_LOGIT_SCALE
 from .embed import embed_distinct, embed_in_batches, encode_images, encode_texts
 from .onnx_text import Reading
@@ -253,17 +253,17 @@ def load_encoder(model: str, revision: str | None = None, device: str | torch.de
     if Path(model).is_dir() and not any((Path(model) / name).is_file() for name in ("config.json", "modules.json")):
         raise ValueError(f"{model!r} is not a model folder: it has no config.json; give the folder with the weights.")
     try:
-        is_of_sentences = _has_file(model, "modules.json", revision) and not _is_pir(model, revision)
-        config = None if is_of_sentences else AutoConfig.from_pretrained(model, revision=revision)
+        is_pir = _is_pir(model, revision)
+        is_of_sentences = not is_pir and _has_file(model, "modules.json", revision)
     except (OSError, ValueError) as error:
         raise ValueError(f"{model} cannot be loaded: {' '.join(str(error).split())}") from error
-    if is_of_sentences:
-        return _load_sentence_encoder(model, revision, device)
-    if config.model_type == PIRModel.config_class.model_type:
+    if is_pir:
         network, processor = load_pretrained(model, revision)
         encoder = PIREncoder(network.to(device), processor)
         encoder.vision_session = _vision_session(network, Path(model))
         return encoder
+    if is_of_sentences:
+        return _load_sentence_encoder(model, revision, device)
     return _load_dual_encoder(model, revision, device)
 
 
@@ -299,9 +299,13 @@ def _load_dual_encoder(model: str, revision: str | None, device: str | torch.dev
     """A model of transformers with its processor."""
     try:
         # Saved in half precision, it would compute in it, and say float32: a caller who wants less says so.
-        network = AutoModel.from_pretrained(model, revision=revision, trust_remote_code=False, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{model!r} cannot be loaded: {' '.join(str(error).split())}") from error
+        options = {"trust_remote_code": False, "dtype": torch.float32, "output_loading_info": True}
+        network, report = AutoModel.from_pretrained(model, revision=revision, **options)
+    except ImportError:
+        raise
+    except Exception as error:  # a damaged configuration makes transformers fail with almost any type
+        raise ValueError(f"{model} cannot be loaded: {' '.join(str(error).split())}") from error
+    check_weights(network, report | {"unexpected_keys": ()}, model)  # checkpoints of others hold heads and buffers, too
     for side in ("image", "text"):
         if not hasattr(network, f"get_{side}_features"):
             raise ValueError(
@@ -311,7 +315,9 @@ def _load_dual_encoder(model: str, revision: str | None, device: str | torch.dev
     try:
         # Such models were trained on images that PIL resized; torchvision's resizing is off by up to one grey level.
         processor = AutoProcessor.from_pretrained(model, revision=revision, trust_remote_code=False, backend="pil")
-    except (OSError, ValueError) as error:
+    except ImportError:
+        raise
+    except Exception as error:
         raise ValueError(f"The processor of {model!r} cannot be loaded: {' '.join(str(error).split())}") from error
     if not isinstance(processor, ProcessorMixin):
         raise ValueError(

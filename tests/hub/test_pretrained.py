@@ -4,13 +4,16 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from modeling_pir.hub.pretrained import CHECKSUMS, load_pretrained, write_checksums
+from modeling_pir.inference.encoder import load_encoder
 from tests.support.paths import ROOT
+from tests.support.tiny_clip import save_clip
 
 
 @pytest.fixture
@@ -167,3 +170,34 @@ def test_commands_refuse_a_model_without_its_lca(folder, tiny_dataset, tmp_path)
         done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode and "Traceback" not in done.stderr, done.stderr[-500:]
         assert "missing (lca" in done.stderr, done.stderr[-500:]
+
+
+def test_a_configuration_that_the_checks_of_transformers_refuse_gets_one_sentence(folder):
+    change_json(folder, "config.json", affiliation_targets="sCene")
+    with pytest.raises(ValueError, match="affiliation_targets"):
+        load_encoder(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: {name: value for name, value in state.items() if "text_projection" not in name}, "1 missing"),
+        (
+            lambda state: state | {"logit_scale": torch.tensor(torch.nan)},
+            "logit_scale holds values that are no num",
+        ),
+    ],
+    ids=["missing", "not finite"],
+)
+def test_weights_of_another_dual_encoder_are_whole_too(tiny_tokenizer, tmp_path, change, message):
+    clip = Path(save_clip(tmp_path / "clip", tiny_tokenizer))
+    change_weights(clip, change)
+    with pytest.raises(ValueError, match=message):
+        load_encoder(str(clip))
+
+
+def test_a_damaged_configuration_of_another_dual_encoder_gets_one_sentence(tiny_tokenizer, tmp_path):
+    clip = Path(save_clip(tmp_path / "clip", tiny_tokenizer))
+    change_json(clip, "config.json", projection_dim="wide")
+    with pytest.raises(ValueError, match="clip.* cannot be loaded: .*projection_dim"):
+        load_encoder(str(clip))
