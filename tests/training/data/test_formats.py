@@ -81,12 +81,27 @@ def karpathy(**fields):
     return json.dumps({"dataset": "own", "images": images})
 
 
-def wide():
-    head = ["file_name", *(f"caption_{number}" for number in range(5)), "scene", "split"]
+def wide(num_columns=5, empty=()):
+    """A column for each caption; an image that has fewer leaves cells empty, as programs write them."""
+    head = ["file_name", *(f"Caption {number + 1}" for number in range(num_columns)), "scene", "split"]
     stream = io.StringIO(newline="")
     writer = csv.writer(stream)
     writer.writerow(head)
-    writer.writerows((f"images/{name}", *CAPTIONS[name], SCENES[name], "train") for name in NAMES)
+    for number, name in enumerate(NAMES):
+        spare = [empty[number % len(empty)]] if num_columns > 5 else []
+        writer.writerow((f"images/{name}", *CAPTIONS[name], *spare, SCENES[name], "train"))
+    return stream.getvalue()
+
+
+def reordered():
+    """As a table of a labelling tool: a number first, the caption in front of the name, a date behind."""
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream)
+    writer.writerow(["id", "Caption", "Scene", "split", "File", "created"])
+    writer.writerows(
+        (number, text, SCENES[name], "TRAIN", f"images/{name}", "2026-01-02")
+        for number, (name, text) in enumerate(PAIRS)
+    )
     return stream.getvalue()
 
 
@@ -112,11 +127,14 @@ TEXTS = {
         delimited().replace("train\r\n", "train,,\r\n") + "\r\n,,,\r\n",
     ),
     "other names of columns": ("captions.csv", delimited(head=("Image Path", " Sentence", "Class", "Split"))),
+    "names of columns in capitals": ("CAPTIONS.CSV", delimited(head=("FILE NAME", "CAPTION", "CLASS", "SPLIT"))),
+    "columns in another order, others between": ("captions.csv", reordered()),
     "paths of Windows": ("captions.csv", delimited().replace("images/", "images\\")),
     "names without their folder": ("captions.csv", delimited().replace("images/", "")),
     "names without their end": ("captions.csv", delimited().replace(".png,", ",")),
     "numbered captions of Flickr": ("captions.csv", delimited().replace(".png,", ".png#1,")),
     "a column for each caption": ("captions.csv", wide()),
+    "columns from 1 on, some empty or NaN": ("captions.csv", wide(6, ("", "NaN"))),
     "lists as JSON in cells": ("captions.csv", listed(json.dumps)),
     "lists as Python in cells": ("captions.csv", listed(str)),
     "UTF-8 with a mark": ("captions.csv", ("utf-8-sig", delimited())),
@@ -251,6 +269,14 @@ def test_one_name_for_two_images_does_not_join_them(folder):
     assert (rows["captions"], rows["scene"]) == ([["a", "c"], ["b"]], ["y", "x"])
 
 
+def test_a_line_that_is_there_twice_makes_no_second_image_and_counts_twice_as_in_the_published_sets(folder):
+    text = delimited()
+    first = text.split("\r\n")[1] + "\r\n"
+    rows = load_image_captions(str(write(folder / "captions.csv", text + first)), "train")
+    assert rows["filename"] == [name for name, _, _ in EXPECTED]
+    assert rows["captions"][0] == [*CAPTIONS[NAMES[0]], CAPTIONS[NAMES[0]][0]]
+
+
 BROKEN = {
     "nothing": ("captions.csv", "", "is empty"),
     "a head alone": ("captions.csv", "file_name,caption\n", "has a head but no lines: add one"),
@@ -275,6 +301,16 @@ BROKEN = {
         "captions.csv",
         "file_name,caption\n0000.png,a\n0001.png,  \n",
         "line 3: the image '0001.png' has an empty caption",
+    ),
+    "not a number for a caption": (
+        "captions.csv",
+        "file_name,caption\n0000.png,a\n0001.png,NaN\n",
+        "line 3: the image '0001.png' has no caption: add",
+    ),
+    "NaN in JSON": (
+        "captions.jsonl",
+        '{"file_name": "0000.png", "caption": "a"}\n{"file_name": "0001.png", "caption": NaN}\n',
+        "line 2: the image '0001.png' has no caption: add",
     ),
     "a missing image": (
         "captions.csv",

@@ -10,6 +10,7 @@ NAMES = ("file_name", "filename", "file", "path", "filepath", "file_path", "imag
 CAPTIONS = ("captions", "caption", "text", "txt", "sentence", "sentences", "description", "comment", "raw", "title")
 SCENES = ("scene", "scene_name", "class", "category", "label")
 SPLITS = ("split", "subset", "partition")
+NO_TEXT = ("nan", "null", "none", "n/a", "#n/a", "<na>")  # what programs write into an empty cell
 NUMBERED_CAPTIONS = re.compile(r"(caption|sentence|text|description)_?\d+")
 
 
@@ -42,7 +43,7 @@ def captions_of(value: object) -> list[str]:
     Raises:
         ValueError: something else, or a list that cannot be read.
     """
-    if is_empty(value):
+    if is_empty(value) or (isinstance(value, str) and value.strip().lower() in NO_TEXT):
         return []
     if isinstance(value, dict):  # Karpathy's sentences
         inner = find_column(value, ("raw", "caption", "sentence", "text"))
