@@ -9,6 +9,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any import of huggingface_hub, which reads it once
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["PIR_TEXT_ENCODER"] = "torch"  # an export takes ten seconds: the tests of it ask for it
+os.environ["PIR_IMAGE_ENCODER"] = "torch"  # likewise
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: workers that share cores wait for each other
 

@@ -27,7 +27,7 @@ from ..hub.identity import weights_fingerprint
 from ..hub.pretrained import check_weights, load_pretrained
 from ..modeling_pir import MAX_LOGIT_SCALE
 from .embed import embed_distinct, embed_in_batches, encode_images, encode_texts
-from .onnx_text import Reading
+from .onnx_text import VERSION, Reading, cache_folder
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -275,23 +275,55 @@ def _is_pir(model: str, revision: str | None) -> bool:
     return facts.get("model_type") == PIRModel.config_class.model_type
 
 
+def image_program(weights: str) -> Path:
+    """Where the image side that `pir index` exports of a model is kept, whether it is there or not.
+
+    Args:
+        weights: fingerprint of the model's weights.
+    """
+    return cache_folder() / f"image_encoders_{VERSION}" / weights / Path(VISION_PROGRAM).name
+
+
+def runs_on_onnx(network: PIRModel) -> bool:
+    """Whether ONNX Runtime computes the image side where it can: on a CPU, unless PIR_IMAGE_ENCODER is "torch"."""
+    is_wanted = os.environ.get("PIR_IMAGE_ENCODER") != "torch" and importlib.util.find_spec("onnxruntime") is not None
+    return is_wanted and network.device.type == "cpu"
+
+
 def _vision_session(network: PIRModel, folder: Path) -> InferenceSession | None:
     """The image side in ONNX Runtime: on a CPU faster than torch, and equal to 1e-6.
 
-    It is taken where `pir export MODEL MODEL` has put it beside the weights, unless `PIR_IMAGE_ENCODER` is "torch".
+    It is taken where `pir export MODEL MODEL` has put it beside the weights, else where `pir index` keeps it.
 
     Raises:
-        ValueError: it was exported from other weights.
+        ValueError: it was exported from other weights, or is damaged.
     """
-    program = folder / VISION_PROGRAM
-    is_wanted = os.environ.get("PIR_IMAGE_ENCODER") != "torch" and importlib.util.find_spec("onnxruntime") is not None
-    if not is_wanted or network.device.type != "cpu" or not program.is_file():
+    if not runs_on_onnx(network):
         return None
+    weights, program = weights_fingerprint(network), folder / VISION_PROGRAM
+    if not program.is_file():
+        program = image_program(weights)
+    return open_image_program(program, weights) if program.is_file() else None
+
+
+def open_image_program(program: Path, weights: str) -> InferenceSession:
+    """An exported image side, ready to run.
+
+    Args:
+        program: the file.
+        weights: fingerprint of the model that it is to stand for.
+
+    Raises:
+        ValueError: it was exported from other weights, or is damaged.
+    """
     from onnxruntime import InferenceSession
 
-    session = InferenceSession(str(program), providers=["CPUExecutionProvider"])
-    if session.get_modelmeta().custom_metadata_map.get("weights") != weights_fingerprint(network):
-        raise ValueError(f"{program} was exported from other weights than {folder} has: run pir export again.")
+    try:
+        session = InferenceSession(str(program), providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises types of its own
+        raise ValueError(f"{program} is damaged ({' '.join(str(error).split())}): remove it.") from error
+    if session.get_modelmeta().custom_metadata_map.get("weights") != weights:
+        raise ValueError(f"{program} was exported from other weights than the model has: run pir export again.")
     return session
 
 

@@ -28,6 +28,12 @@ BANK = "bank.npy"  # embeddings of the sentences that hubness is measured by
 VERSION = "1"  # of what is in the folder
 
 
+def cache_folder() -> Path:
+    """Where exported sides of models are kept: `PIR_CACHE`, else a folder in the user's cache."""
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(os.environ.get("PIR_CACHE") or os.path.join(root, "modeling_pir"))
+
+
 def text_encoder_folder(weights: str) -> Path:
     """Where the text encoder of a model is kept, whether it is there or not.
 
@@ -35,12 +41,9 @@ def text_encoder_folder(weights: str) -> Path:
         weights: fingerprint of the model's weights, see `hub.pretrained.weights_fingerprint`.
 
     Returns:
-        A folder below `PIR_CACHE`, else below the user's cache.
+        A folder below [`cache_folder`].
     """
-    root = os.environ.get("PIR_CACHE") or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "modeling_pir"
-    )
-    return Path(root) / f"text_encoders_{VERSION}" / weights
+    return cache_folder() / f"text_encoders_{VERSION}" / weights
 
 
 def is_wanted() -> bool:
