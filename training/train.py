@@ -117,7 +117,9 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     return accelerator
 
 
-def build_model(config: TrainConfig, splits: dict[str, Dataset | Stream]) -> tuple[PIRModel, PIRProcessor]:
+def build_model(
+    config: TrainConfig, splits: dict[str, Dataset | Stream], mixed_precision: str
+) -> tuple[PIRModel, PIRProcessor]:
     """Model and processor of the run, with what it freezes and adapts."""
     model, processor = build_model_and_processor(config, splits["train"])
     if config.lora_rank:
@@ -128,7 +130,7 @@ def build_model(config: TrainConfig, splits: dict[str, Dataset | Stream]) -> tup
         freeze_batch_norm(model)
     check_chunks(model, config.chunk_size)
     synchronise_batch_norms(model)
-    return model, with_features(model, processor, config)
+    return model, with_features(model, processor, config, mixed_precision)
 
 
 def train(config: TrainConfig, resume: bool = False) -> Path:
@@ -153,7 +155,7 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
     stop = stop_at_sigterm()
     output_dir, start = Path(config.output_dir), time.perf_counter()
     splits = load_splits(config)
-    model, processor = build_model(config, splits)
+    model, processor = build_model(config, splits, accelerator.mixed_precision)
     scenes = scene_names(splits["validation" if config.streaming else "train"])
     loader = build_loader(config, splits["train"], scenes, processor, accelerator)
     open_run(config, splits, accelerator, resume)

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file, save, save_file
 from torch import nn
@@ -29,7 +28,9 @@ FIELDS = ("last_hidden_state", "pooler_output")
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def with_features(model: PIRModel, processor: PIRProcessor, config: TrainConfig) -> "PIRProcessor | FeatureProcessor":
+def with_features(
+    model: PIRModel, processor: PIRProcessor, config: TrainConfig, mixed_precision: str
+) -> "PIRProcessor | FeatureProcessor":
     """Let a model's frozen towers look up what they have seen before, and its processor hand over what they made.
 
     Args:
@@ -37,6 +38,7 @@ def with_features(model: PIRModel, processor: PIRProcessor, config: TrainConfig)
             and so what is saved of it, stay as they are.
         processor: of the model.
         config: of the run.
+        mixed_precision: that the run computes in, by accelerate's name: "no", "bf16" or "fp16".
 
     Returns:
         The processor to train and evaluate with; `processor` itself where `config.feature_cache` is None.
@@ -62,7 +64,7 @@ def with_features(model: PIRModel, processor: PIRProcessor, config: TrainConfig)
             f"feature_cache is {config.feature_cache!r}, but with mask_padding=false a caption's tokens depend on the "
             "others of its batch: leave feature_cache or mask_padding out."
         )
-    return FeatureProcessor(model, processor, Path(config.feature_cache))
+    return FeatureProcessor(model, processor, Path(config.feature_cache), mixed_precision)
 
 
 class FeatureStore:
@@ -71,15 +73,15 @@ class FeatureStore:
     A file is written once, whole, so that several runs may read and add to a folder at a time.
 
     Args:
-        tower: frozen and in evaluation mode. Its outputs are kept in the precision that the run computes it in.
+        tower: frozen and in evaluation mode.
         folder: of all towers; each has its own in it, by its weights, the precision and `settings`.
+        mixed_precision: that its outputs are computed and kept in, see [`with_features`].
         settings: what else its outputs depend on.
     """
 
-    def __init__(self, tower: nn.Module, folder: Path, settings: str = "") -> None:
-        self.tower, self.parent, self.settings = tower, folder, settings
+    def __init__(self, tower: nn.Module, folder: Path, mixed_precision: str, settings: str = "") -> None:
+        self.tower, self.parent, self.precision, self.settings = tower, folder, mixed_precision, settings
         self.compute = tower.forward
-        self.precision = AcceleratorState().mixed_precision
 
     @cached_property
     def folder(self) -> Path:
@@ -139,19 +141,20 @@ class FeatureProcessor:
         model: with frozen towers.
         processor: of the model, to which everything else is handed on.
         folder: where outputs are kept.
+        mixed_precision: see [`with_features`].
     """
 
-    def __init__(self, model: PIRModel, processor: PIRProcessor, folder: Path) -> None:
+    def __init__(self, model: PIRModel, processor: PIRProcessor, folder: Path, mixed_precision: str) -> None:
         self.processor = processor
         settings = processor.image_processor.to_json_string()
-        self.image_stores = [(FeatureStore(model.vision_model, folder, settings), FIELDS)]
+        self.image_stores = [(FeatureStore(model.vision_model, folder, mixed_precision, settings), FIELDS)]
         if model.instruction_model is not None:
-            prior = FeatureStore(model.instruction_model, folder, settings)
+            prior = FeatureStore(model.instruction_model, folder, mixed_precision, settings)
             self.image_stores.append((prior, ("pooler_output",)))
         self.places: dict[tuple[FeatureStore, str], tuple[slice, torch.Size]] = {}  # of a field in a row, its shape
         for store, fields in self.image_stores:
             store.tower.forward = self._image_forward(store, fields)
-        text_store = FeatureStore(model.text_model, folder)
+        text_store = FeatureStore(model.text_model, folder, mixed_precision)
         text_store.tower.forward = _text_forward(text_store)
 
     def __getattr__(self, name: str) -> object:

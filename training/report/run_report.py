@@ -14,7 +14,7 @@ from training.evaluation.test_result import load_best, measure_test
 from training.model.feature_cache import with_features
 from training.model.provenance import describe_prior, public_name
 from training.report.pictures import draw_pictures
-from training.run.environment import peak_memory
+from training.run.environment import mixed_precision_of, peak_memory
 from training.run.state import RunState
 
 
@@ -36,7 +36,9 @@ def finish_run(
     best, prior = state.best, state.prior
     folder = Path(config.output_dir)
     model, processor = load_best(config)
-    reader = with_features(model.requires_grad_(False), processor, config)
+    reader = processor
+    if config.feature_cache is not None:
+        reader = with_features(model.requires_grad_(False), processor, config, mixed_precision_of(folder))
     test, embeddings = measure_test(config, splits["test"], best["epoch"], model, reader)
     test["instruction"] = describe_prior(config, model, prior)
     waiting, stepping = state.seconds_waiting, state.seconds_in_steps

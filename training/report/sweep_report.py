@@ -21,6 +21,7 @@ from training.evaluation.ranks import QueryRanks, rank_queries
 from training.evaluation.split_embeddings import embed_split
 from training.model.feature_cache import with_features
 from training.report.tables import markdown_table
+from training.run.environment import mixed_precision_of
 
 STUDENT_NEEDS = "The intervals of a sweep, by Student's t, need"
 RANKS = "test_ranks.npz"  # in a run folder: where the right answers are, for comparisons query by query
@@ -59,7 +60,9 @@ def split_ranks(run: SweepRun) -> QueryRanks:
         rows = load_image_captions(config.data, "test", config.split_list, config.data_revision, config.skip_bad_images)
         model = PIRModel.from_pretrained(run.folder / "best").to(PartialState().device)
         processor = PIRProcessor.from_pretrained(run.folder / "best")
-        processor = with_features(model.requires_grad_(False), processor, config)
+        if config.feature_cache is not None:
+            precision = mixed_precision_of(run.folder)
+            processor = with_features(model.requires_grad_(False), processor, config, precision)
         ranks = rank_queries(embed_split(model, processor, rows, config.evaluation_batch_size))
         np.savez_compressed(path, **{name: values.numpy() for name, values in vars(ranks).items()})
     with np.load(path) as saved:

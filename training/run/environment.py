@@ -1,5 +1,6 @@
 """Where a run ran: commit, package versions, device, memory."""
 
+import json
 import os
 import platform
 import subprocess
@@ -17,6 +18,7 @@ from training.data.loader import split_facts
 from training.data.stream import Stream
 
 ROOT = Path(__file__).parents[2]
+PRECISION_WORDS = {"no": "float32", "bf16": "bfloat16 autocast", "fp16": "float16 autocast"}  # of accelerate's names
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "torchvision", "timm", "numpy", "pillow")
 
 
@@ -55,8 +57,13 @@ def environment(accelerator: Accelerator, splits: dict[str, Dataset | Stream]) -
 
 def precision_of(accelerator: Accelerator) -> str:
     """What a run computes in, in words."""
-    words = {"no": "float32", "bf16": "bfloat16 autocast", "fp16": "float16 autocast"}
-    return words.get(accelerator.mixed_precision, accelerator.mixed_precision)
+    return PRECISION_WORDS.get(accelerator.mixed_precision, accelerator.mixed_precision)
+
+
+def mixed_precision_of(folder: Path) -> str:
+    """What a run computed in, by accelerate's name, from its environment.json."""
+    words = json.loads((folder / "environment.json").read_text())["precision"]
+    return next((name for name, known in PRECISION_WORDS.items() if known == words), words)
 
 
 def git_state(folder: Path) -> dict[str, str | bool | None]:

@@ -8,8 +8,9 @@ from safetensors.torch import load_file
 
 from modeling_pir import PIRModel
 from tests.support.tiny import build_tiny_config, model_fields
-from training.config import TrainConfig
+from training.config import TrainConfig, load_config
 from training.model.feature_cache import FeatureStore, with_features
+from training.report.sweep_report import SweepRun, split_ranks
 from training.train import train
 
 KEPT_AS_IT_IS = {"crop_scale": 1.0, "rand_augment": False, "flips_and_turns": False}
@@ -68,11 +69,21 @@ def test_other_towers_do_not_read_what_these_stored(run, tmp_path, monkeypatch):
     assert sum(seen) > 2 * 12
 
 
+def test_a_sweep_reads_what_its_runs_have_stored(run, tmp_path, monkeypatch):
+    run("plain")
+    run("cached", feature_cache=str(tmp_path / "features"))
+    seen = count_runs(monkeypatch)
+    ranks = [split_ranks(SweepRun(name, load_config(tmp_path / name / "config.yaml"))) for name in ("plain", "cached")]
+    assert seen == []
+    for one, other in zip(*(vars(of_run).values() for of_run in ranks), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_an_image_itself_still_goes_through_the_tower(tiny_config, tiny_processor, tmp_path):
     model = PIRModel(tiny_config).eval().requires_grad_(False)
     pixel_values = torch.rand(2, 3, 32, 32)
     expected = model.get_image_features(pixel_values).pooler_output
-    with_features(model, tiny_processor, TrainConfig(feature_cache=str(tmp_path), **FROZEN))
+    with_features(model, tiny_processor, TrainConfig(feature_cache=str(tmp_path), **FROZEN), "no")
     torch.testing.assert_close(model.get_image_features(pixel_values).pooler_output, expected)
 
 
@@ -109,4 +120,4 @@ def test_a_model_whose_towers_are_not_the_same_at_every_call_is_refused(tiny_pro
     model.text_model.requires_grad_(False)
     model.train()
     with pytest.raises(ValueError, match=message):
-        with_features(model, tiny_processor, TrainConfig(feature_cache="features", **FROZEN))
+        with_features(model, tiny_processor, TrainConfig(feature_cache="features", **FROZEN), "no")
