@@ -12,20 +12,10 @@ from modeling_pir import PIRModel
 from modeling_pir.layers_pir import LCA, VIR, PIRAttentionBlock, PIRTransformerEncoderLayer
 from modeling_pir.loss_pir import affiliation_loss, contrastive_loss, same_image_targets, triplet_loss
 from modeling_pir.modeling_pir import caption_keys
-from tests.support.tiny import IMAGE_SIZE, build_tiny_config
+from tests.support.model_inputs import assert_close, loss_of, make_inputs
+from tests.support.tiny import build_tiny_config
 
 TOKENS = 65  # 8 x 8 patches and the pooled one
-
-
-def make_inputs(num_images=3, num_texts=3, length=9):
-    """Random images, and texts of which the second is padded."""
-    attention_mask = torch.ones(num_texts, length, dtype=torch.long)
-    attention_mask[1:2, 5:] = 0
-    return {
-        "input_ids": torch.randint(5, 60, (num_texts, length)) * attention_mask,
-        "attention_mask": attention_mask,
-        "pixel_values": torch.randn(num_images, 3, IMAGE_SIZE, IMAGE_SIZE),
-    }
 
 
 @pytest.fixture
@@ -40,20 +30,11 @@ def build(**overrides):
     return PIRModel(build_tiny_config(**overrides)).eval()
 
 
-def loss_of(model, inputs):
-    """The loss of a batch in which images 0 and 1 share a scene."""
-    return model(**inputs, return_loss=True, scene_labels=torch.tensor([0, 0, 1])).loss
-
-
 def embeds_of(model, inputs):
     """Both sides' embeddings in one tensor."""
     with torch.no_grad():
         outputs = model(**inputs)
     return torch.cat([outputs.image_embeds, outputs.text_embeds])
-
-
-def assert_close(actual, expected, tolerance=1e-5):
-    torch.testing.assert_close(actual, expected, atol=tolerance, rtol=tolerance)
 
 
 # What it returns
@@ -565,51 +546,3 @@ def test_half_precision_stays_close(tiny_model, inputs, tmp_path):
     assert outputs.loss.dtype == torch.float32
     embeds = torch.cat([outputs.image_embeds, outputs.text_embeds]).float()
     assert F.cosine_similarity(embeds, embeds_of(tiny_model, inputs)).min() > 0.99
-
-
-def test_it_compiles_as_one_graph(tiny_model, inputs):
-    torch._dynamo.reset()
-    expected = loss_of(tiny_model, inputs)
-    compiled = torch.compile(tiny_model, fullgraph=True, backend="eager")  # the graph is what is tested, not Inductor
-    assert_close(loss_of(compiled, inputs), expected)
-
-
-@pytest.mark.slow
-def test_inductor_gives_the_same_loss_and_gradients(tiny_model, inputs):
-    torch._dynamo.reset()
-    expected = loss_of(tiny_model, inputs)
-    gradient = torch.autograd.grad(expected, tiny_model.visual_projection.weight)[0]
-    loss = loss_of(torch.compile(tiny_model, fullgraph=True), inputs)
-    assert_close(loss, expected)
-    assert_close(torch.autograd.grad(loss, tiny_model.visual_projection.weight)[0], gradient)
-
-
-class Features(torch.nn.Module):
-    """One side of a model as a module, which is what torch.export takes."""
-
-    def __init__(self, model, side):
-        super().__init__()
-        self.model, self.side = model, side
-
-    def forward(self, *args):
-        return getattr(self.model, f"get_{self.side}_features")(*args).pooler_output
-
-
-def test_each_side_is_exported_for_any_batch_and_length(tiny_model, inputs):
-    other = make_inputs(num_images=5, num_texts=4, length=12)
-    any_size = torch.export.Dim.DYNAMIC
-    for side, names, shapes in (
-        ("image", ["pixel_values"], ({0: any_size},)),
-        ("text", ["input_ids", "attention_mask"], ({0: any_size, 1: any_size},) * 2),
-    ):
-        module = Features(tiny_model, side)
-        with torch.no_grad():
-            program = torch.export.export(module, tuple(inputs[name] for name in names), dynamic_shapes=(shapes,))
-            arguments = tuple(other[name] for name in names)
-            assert_close(program.module()(*arguments), module(*arguments))
-
-
-def test_the_whole_forward_is_exported(tiny_model, inputs):
-    with torch.no_grad():
-        program = torch.export.export(tiny_model, (), inputs)
-        assert_close(program.module()(**inputs)["logits_per_image"], tiny_model(**inputs).logits_per_image)

@@ -265,6 +265,7 @@ def test_waiting_for_batches_and_stepping_are_told_apart(monkeypatch):
     assert (state.seconds_waiting, state.seconds_in_steps) == (7.0, 15.0)
 
 
+@pytest.mark.slow  # tracing takes 20 seconds
 def test_a_compiled_run_trains_saves_and_resumes_as_a_plain_one(tiny_run, request, monkeypatch):
     plain = tiny_run("plain")
     train(plain)
