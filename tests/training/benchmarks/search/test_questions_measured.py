@@ -1,7 +1,10 @@
 """The measures of questions, on rows drawn by hand."""
 
+from types import SimpleNamespace
+
 import numpy as np
 
+from training.benchmarks.search import questions
 from training.benchmarks.search.questions import first, measure_both, measure_hubness, measure_marks, measure_without
 
 X, Y, Z = np.eye(3, dtype=np.float32)
@@ -14,8 +17,8 @@ def test_marked_rows_do_not_count():
 def test_marks_help_a_sentence_that_finds_two_scenes():
     images = np.stack([*[X] * 30, *[Y] * 30])
     scenes = np.array([*["a"] * 30, *["b"] * 30])
-    found = measure_marks(images, scenes, {"a": (X + 1.01 * Y) / 1.42})
-    assert found["before"] == 0 and found["after"] == 100 and found["scenes"] == 1
+    found = measure_marks(images, {"a": scenes == "a"}, {"a": (X + 1.01 * Y) / 1.42})
+    assert found["before"] == 0 and found["after"] == 100 and found["questions"] == 1
 
 
 def test_without_lowers_the_share_of_what_is_not_wanted():
@@ -39,3 +42,13 @@ def test_a_hub_hides_what_is_right_until_it_is_corrected():
     recalls = measure_hubness(similarity, np.array([0.1, 0.3]), np.array([0, 1]))
     plain, corrected = recalls.values()
     assert corrected > plain
+
+
+def test_doubts_are_counted_on_a_list_in_view_and_on_one_held_out(monkeypatch):
+    monkeypatch.setattr(questions, "doubts_about", lambda text, reading, threshold: ["doubt"] if "z" in text else [])
+    monkeypatch.setattr(questions, "is_chance", lambda query, images, bank: False)
+    monkeypatch.setattr(questions, "shattered_below", lambda bank, tokenizer: 1.0)
+    found = questions.measure_doubts(SimpleNamespace(tokenizer=None), lambda texts: [X], X[None], X[None])
+    assert len(found) == 6 and sum(int(text.split(" of ")[1].split(";")[0]) for text in found.values()) == 120
+    held_out = found["doubtful_queries_held_out, nonsense"]
+    assert held_out.startswith("2 of 15; wrong: wrtlpfm, ") and "zxcvbnm" not in held_out
