@@ -352,6 +352,7 @@ class PIRTextSide:
         self.text_model = build_tower(config.text_config, "text", add_pooling_layer=False)
         if not config.mask_padding:  # what takes part learns its embedding, which towers keep from their padding
             self.text_model.get_input_embeddings().padding_idx = None
+        self.text_pools_last_place = config.text_config.model_type.startswith("siglip")
         self.text_takes_token_types = "token_type_ids" in inspect.signature(self.text_model.forward).parameters
 
     def get_input_embeddings(self) -> nn.Module:
@@ -391,6 +392,13 @@ class PIRTextSide:
                 tokens if tokens is None else tokens.gather(1, kept)
                 for tokens in (input_ids, attention_mask, token_type_ids)
             )
+        if self.text_pools_last_place and position_ids is None and input_ids.shape[1] < positions:
+            # SigLIP pools whatever stands last, and was trained on texts that are padded to all its positions: without
+            # them a text's embedding would depend on the longest one beside it.
+            missing = (0, positions - input_ids.shape[1])
+            attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            padding = self.config.text_config.pad_token_id or 0
+            input_ids, attention_mask = F.pad(input_ids, missing, value=padding), F.pad(attention_mask, missing)
         if not self.config.mask_padding:
             attention_mask = None
         if token_type_ids is not None and self.text_takes_token_types:

@@ -303,3 +303,25 @@ def test_a_tower_that_gives_no_tokens_of_its_width_is_said_in_one_sentence():
     model.vision_model.config.hidden_size = 7
     with pytest.raises(ValueError, match="tokens of its width, 7, as last_hidden_state, but SwinModel gives a tensor"):
         forward(model)
+
+
+TEXT_TOWERS = {
+    "bert": {"model_type": "bert", **SMALL},
+    "roberta": {"model_type": "roberta", **SMALL, "pad_token_id": 0},
+    "distilbert": {"model_type": "distilbert", "dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 32},
+    "clip": {"model_type": "clip_text_model", **SMALL, "eos_token_id": 3, "bos_token_id": 2},
+    "siglip": {"model_type": "siglip_text_model", **SMALL},
+    "siglip2": {"model_type": "siglip2_text_model", **SMALL},
+}
+
+
+@pytest.mark.parametrize("kind", TEXT_TOWERS)
+def test_a_caption_does_not_depend_on_the_length_of_those_beside_it_whatever_the_tower(kind):
+    text = TEXT_TOWERS[kind] | {"vocab_size": len(tiny_vocabulary()), "max_position_embeddings": 64}
+    model = PIRModel(build_tiny_config(text_config=text)).eval()
+    short = torch.tensor([[2, 9, 11, 3]])
+    mask = torch.ones_like(short)
+    with torch.inference_mode():
+        alone = model.get_text_features(short, mask).pooler_output
+        padded = torch.nn.functional.pad(short, (0, 20)), torch.nn.functional.pad(mask, (0, 20))
+        torch.testing.assert_close(model.get_text_features(*padded).pooler_output, alone, atol=1e-5, rtol=0)

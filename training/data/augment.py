@@ -50,7 +50,8 @@ def names_direction(captions: list[str]) -> bool:
 
 
 def _is_of_another_script(caption: str) -> bool:
-    return any(letter.isalpha() and not unicodedata.name(letter, "LATIN").startswith("LATIN") for letter in caption)
+    letters = (letter for letter in caption if letter.isalpha()) if not caption.isascii() else ()
+    return any(not unicodedata.name(letter, "LATIN").startswith("LATIN") for letter in letters)
 
 
 class Augmentation:
