@@ -243,13 +243,16 @@ def largest_difference(one, two):
     return max((left[name].float() - right[name].float()).abs().max().item() for name in names)
 
 
-NOTES = """In bfloat16 the attentions `eager` and `sdpa` differ, and each is as far from float32: on average 0.006 in an entry of a
-text embedding at width 16, 0.002 at 256 (eight and five drawn models, three cycles of LCA). No single step loses it: with
-LCA's attention alone in float32 0.004 are left, with its residuals and norms alone 0.005, with whole blocks 0.003, with all
-of LCA 0.001, which is BERT's. Every result between two layers keeps 8 bits. Where ranks near a tie matter, embed in float32.
+NOTES = """\
+In bfloat16 the attentions `eager` and `sdpa` differ, and each is as far from float32: by 0.006 in that entry of a
+text embedding that differs most at width 16, by 0.002 at width 256 (means of eight and of five drawn models, three
+cycles of LCA). No single step loses it: with LCA's attention alone in float32 0.004 is left, with its residuals and
+norms alone 0.005, with its whole blocks 0.003, with all of LCA 0.001, which is BERT's. Every result between two
+layers keeps 8 bits. Where near ties matter, embed in float32.
 
-A ResNet of 8 channels was reported to abort in its backward pass ("double free"). With torch 2.14.1 on an AMD EPYC it does
-not: basic and bottleneck layers of 4, 8 and 16 channels, inside PIR and alone, plain and channels-last, on one thread and two.
+A ResNet of 8 channels was reported to abort in its backward pass ("double free"). With torch 2.14.1 on an AMD EPYC
+it does not: basic and bottleneck layers of 4, 8 and 16 channels, inside PIR and alone, plain and channels-last, on
+one thread and two.
 """
 
 
