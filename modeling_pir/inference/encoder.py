@@ -250,6 +250,10 @@ def load_encoder(model: str, revision: str | None = None, device: str | torch.de
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if model.endswith(WEIGHT_FILES) and Path(model).is_file():
         raise ValueError(f"{model!r} is a file of weights: make a model folder of it with pir convert {model} FOLDER.")
+    if model.startswith(("/", ".", "~")) and not Path(model).exists():
+        raise ValueError(
+            f"{model} cannot be loaded: there is no such folder; give a model's folder, or its id on the Hub."
+        )
     if Path(model).is_dir() and not any((Path(model) / name).is_file() for name in ("config.json", "modules.json")):
         raise ValueError(f"{model!r} is not a model folder: it has no config.json; give the folder with the weights.")
     try:

@@ -177,6 +177,8 @@ def test_labels_are_short_and_unique(tmp_path):
     ("arguments", "message"),
     [
         (["--model", "nobody/nothing", "--data", "DATA"], "error: nobody/nothing cannot be loaded"),
+        (["--model", "/nowhere", "--data", "DATA"], "error: /nowhere cannot be loaded: there is no such folder; give"),
+        (["--model", "x", "--data", "/nowhere"], "error: There is no data at '/nowhere': give"),
         (["--model", "x", "--data", "no/such/folder"], "error: There is no data at 'no/such/folder'"),
         (
             ["--model", "x", "--data", "DATA", "--data", "sample", "--split-list", "rsicd"],
