@@ -30,7 +30,7 @@ def add_embed(subparsers: Subparsers) -> None:
         "embed",
         _embed,
         "embed the images of Parquet files, one output for each, or of a folder; what is there is skipped",
-        "pir embed /data/parquet --output embeddings --model org/pir-rsicd --engine ray",
+        "pir embed parquet --output embeddings --model org/pir-rsicd",
     )
     parser.add_argument("source", help="Parquet file, folder or pattern, local or an address; a data set's id; images")
     parser.add_argument("--output", required=True, help="folder or address to write to")

@@ -40,7 +40,7 @@ def add_index(subparsers: Subparsers) -> None:
         "index",
         _index,
         "add a folder of images and scenes to an index, or what has changed in it",
-        "pir index /data/archive --index archive.lance --model org/pir-rsicd",
+        "pir index archive --index archive.lance --model org/pir-rsicd",
     )
     parser.add_argument(
         "sources", nargs="*", metavar="SOURCE", help="folder, file or STAC catalogue; a second run adds what is new"

@@ -1,6 +1,6 @@
 """The `pir` command: index an archive, search it, embed data sets, and what else a model is good for.
 
-    pir index /data/archive --index archive.lance --model org/pir-rsicd
+    pir index archive --index archive.lance --model org/pir-rsicd
     pir search "planes beside a terminal" --index archive.lance --picture found.png
 
 Exit codes: 0 all done; 1 done, but some files could not be read (they are listed); 2 nothing done, one sentence says

@@ -32,7 +32,7 @@ def add_demo(subparsers: Subparsers) -> None:
         "demo",
         _demo,
         "search a folder of images on a page in the browser",
-        "pir demo /data/images",
+        "pir demo images",
     )
     parser.add_argument("images", metavar="FOLDER", help="images, indexed for as long as the page runs")
     _add_address(parser)

@@ -1,6 +1,7 @@
 import json
 import os
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -491,6 +492,42 @@ def test_help_shows_an_example_that_parses(run, capsys, command):
     example = capsys.readouterr().out.split("example:\n")[1].strip()
     assert stop.value.code == 0 and example.startswith(f"pir {command} ")
     assert cli.build_parser().parse_args(shlex.split(example)[1:]).command == command
+
+
+def test_examples_of_the_help_run_as_they_are_printed(
+    tmp_path, monkeypatch, capsys, archive, model_folder, tiny_parquet_dataset, served
+):
+    """All but `convert` and `export`, which take minutes and have tests of their own."""
+    rasterio = pytest.importorskip("rasterio")
+    monkeypatch.chdir(tmp_path)
+    (archive / "broken.jpg").unlink()
+    shutil.copytree(archive, "images")
+    shutil.copy("images/0.png", "photo.jpg")
+    shutil.copytree(tiny_parquet_dataset, "parquet")
+    shutil.copytree(model_folder, "org/pir-rsicd")
+    monkeypatch.setattr("modeling_pir.cli.options.SHIPPED_MODEL", tmp_path / "model")
+    place = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 5.5e6)}
+    with rasterio.open("scene.tif", "w", "GTiff", 300, 240, 3, dtype="uint8", **place) as file:
+        file.write(np.random.default_rng(0).integers(1, 255, (3, 240, 300), dtype=np.uint8))
+    for command in (
+        "index",
+        "search",
+        "check",
+        "export-rows",
+        "embed",
+        "localize",
+        "classify",
+        "serve",
+        "demo",
+        "delete",
+    ):
+        with pytest.raises(SystemExit):
+            cli.main([command, "--help"])
+        example = capsys.readouterr().out.split("example:\n")[1].strip()
+        assert cli.main(shlex.split(example)[1:]) == 0, (example, capsys.readouterr())
+    written = {path.name for path in tmp_path.iterdir()}
+    assert {"archive.lance", "found.png", "found.geojson", "all.parquet", "embeddings", "maps"} <= written
+    assert len(served) == 2
 
 
 @pytest.mark.slow

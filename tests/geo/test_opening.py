@@ -6,6 +6,7 @@ import threading
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from modeling_pir.geo.chips import iter_chips
 from modeling_pir.geo.raster import Raster, is_georaster, read_window
@@ -23,6 +24,14 @@ SOURCE = """<VRTDataset rasterXSize="64" rasterYSize="64"><VRTRasterBand dataTyp
 WMS = """<GDAL_WMS><Service name="TMS"><ServerUrl>http://127.0.0.1:{port}/${{z}}/${{x}}/${{y}}</ServerUrl></Service>
 <DataWindow><UpperLeftX>0</UpperLeftX><UpperLeftY>1</UpperLeftY><LowerRightX>1</LowerRightX><LowerRightY>0</LowerRightY>
 <SizeX>256</SizeX><SizeY>256</SizeY></DataWindow><BandsCount>3</BandsCount></GDAL_WMS>"""
+SRS = "<PAMDataset><SRS>{file}</SRS><GeoTransform>9, 0.1, 0, 50, 0, -0.1</GeoTransform></PAMDataset>"
+OTHER_DRIVERS = {  # by their first bytes; each can name other files or addresses, or is a program of its own
+    "gpkg.tif": b"SQLite format 3\0" + bytes(84), "pdf.jp2": b"%PDF-1.7\n1 0 obj <</F (/etc/passwd)>> endobj",
+    "nitf.tif": b"NITF02.10" + bytes(400), "envi.tif": b"ENVI\nsamples = 8\nlines = 8\nbands = 1\n",
+    "kmz.tif": b"PK\x03\x04",
+    "gti.tif": b"<GDALTileIndexDataset><IndexDataset>{secret}</IndexDataset></GDALTileIndexDataset>",
+    "wcs.jp2": b"<WCS_GDAL><ServiceURL>http://127.0.0.1:{port}/</ServiceURL></WCS_GDAL>",
+}  # fmt: skip
 OVERVIEW = '<PAMDataset><Metadata domain="OVERVIEWS"><MDI key="OVERVIEW_FILE">{file}</MDI></Metadata></PAMDataset>'
 
 
@@ -47,7 +56,7 @@ def listener():
 
 
 def hostile_files(folder, secret, port):
-    """Ten files, and those beside them, that lead to a secret or to the port."""
+    """Files, and those beside them, that lead to a secret or to the port."""
     raw = RAW.format(secret=secret)
     address = f"/vsicurl/http://127.0.0.1:{port}/scene.tif"
     texts = {
@@ -64,16 +73,29 @@ def hostile_files(folder, secret, port):
     (folder / "ovr.tif.OVR").write_text(raw)
     (folder / "msk.tif.msk").write_text(SOURCE.format(source=address))
     (folder / "aux.tif.aux.xml").write_text(OVERVIEW.format(file=address))
-    return [*texts, "ovr.tif", "msk.tif", "aux.tif", "inside.tif"]
+    for name, content in OTHER_DRIVERS.items():
+        (folder / name).write_bytes(
+            content.replace(b"{secret}", str(secret).encode()).replace(b"{port}", str(port).encode())
+        )
+    for name, suffix in (("srs.png", "png"), ("place.jpg", "jpg")):
+        lead = f"http://127.0.0.1:{port}/crs" if suffix == "png" else str(secret)
+        xmp = f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:li rdf:resource="{lead}"/></x:xmpmeta>'
+        options = {"xmp": xmp.encode()} if suffix == "jpg" else {}
+        Image.new("RGB", (128, 128), "white").save(folder / name, **options)
+        (folder / f"{name}.aux.xml").write_text(SRS.format(file=lead))
+        (folder / name).with_suffix(".prj").write_text(lead)
+        (folder / name).with_suffix(f".{suffix[0]}gw").write_text("0.1\n0\n0\n-0.1\n9\n50\n")
+    names = [*texts, *OTHER_DRIVERS, "ovr.tif", "msk.tif", "aux.tif", "inside.tif", "srs.png", "place.jpg"]
+    return names
 
 
-def test_ten_hostile_files_read_no_secret_and_send_no_packet(tmp_path, listener):
+def test_hostile_files_read_no_secret_and_send_no_packet(tmp_path, listener):
     port, calls = listener
     secret, archive = tmp_path / "secret.txt", tmp_path / "archive"
     secret.write_bytes(SECRET)
     archive.mkdir()
     names = hostile_files(archive, secret, port)
-    assert len(names) == 10
+    assert len(names) == 19
     for name in names:
         if not is_georaster(archive / name):  # opened as a plain image, by no reader of GDAL's
             continue
@@ -112,7 +134,8 @@ def test_vrt_and_addresses_are_opened_where_references_are_allowed(tmp_path):
         Raster(tmp_path / "scene.vrt")
     with Raster(tmp_path / "scene.vrt", allow_references=True) as scene:
         assert (scene.width, scene.height) == (60, 40)
-    for address in ("s3://bucket/scene.tif", "/vsicurl/http://127.0.0.1:9/scene.tif"):
+    addresses = ("s3://bucket/scene.tif", "zip:///a.zip!raw.vrt", "tar:///a.tar!raw.vrt", "/vsizip/a.zip/raw.vrt")
+    for address in (*addresses, "/vsicurl/http://127.0.0.1:9/scene.tif"):
         with pytest.raises(ValueError, match="is an address, no local file: allow references"):
             Raster(address)
 
