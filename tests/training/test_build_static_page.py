@@ -114,8 +114,9 @@ def test_the_page_ranks_as_python(browser, page, model_and_processor, rows, vect
     expected = [{f"{index}.png" for index in order[:10]} for order in np.argsort(-similarity, axis=1, kind="stable")]
     found = [browser.execute_async_script(SEARCH, sentence) for sentence in sentences]
     overlap = np.mean([len(own & set(paths)) / 10 for own, (paths, _) in zip(expected, found, strict=True)])
-    assert overlap >= least
-    assert np.median([milliseconds for _, milliseconds in found]) < 300
+    median = np.median([milliseconds for _, milliseconds in found])
+    print(f"{weights}: top-10 overlap {overlap:.3f}, median {median:.0f} ms a query")  # shown with -s
+    assert overlap >= least and median < 300
 
 
 @pytest.mark.slow
