@@ -85,7 +85,7 @@ def test_index_without_codes_or_with_others_is_refused(tmp_path, code_bytes):
     import pyarrow as pa
 
     fields = [pa.field("row", pa.string())] + ([pa.field("code", pa.binary(code_bytes))] if code_bytes else [])
-    schema = pa.schema(fields, metadata={"pir": "{}"})
+    schema = pa.schema(fields, metadata={"pir": '{"dim": 4, "weights": ""}'})
     lancedb.connect(str(tmp_path)).create_table(index_lance.TABLE, schema=schema)
     with pytest.raises(ValueError, match="older version of this package: make a new index with pir index"):
         PIRIndex.open(tmp_path)
