@@ -1,6 +1,7 @@
 """The built distributions, wheel and sdist, embed images and texts with the package's own requirements alone."""
 
 import importlib.metadata
+import os
 import re
 import subprocess
 import sys
@@ -82,3 +83,15 @@ def test_a_fresh_environment_needs_the_requirements_alone(
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert str(tmp_path / "own") in done.stdout
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "sweep"])
+def test_a_command_of_training_names_the_extra_that_it_needs(command):
+    bare = [sys.executable, "-S", "-m", f"training.{command}", "--help"]  # -S: without installed packages
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(bare, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.splitlines() == [
+        "error: The commands in training/ need accelerate, datasets, matplotlib, yaml: "
+        "pip install 'modeling-pir[train]'."
+    ]
