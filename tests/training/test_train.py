@@ -215,6 +215,13 @@ def test_a_run_is_not_overwritten(tiny_run):
         train(config)
 
 
+def test_a_finished_run_is_not_resumed(tiny_run):
+    config = tiny_run(epochs=1)
+    (train(config) / "report.md").write_text("# Report")
+    with pytest.raises(ValueError, match="is finished, report.md is its report"):
+        train(config, resume=True)
+
+
 def test_nothing_to_resume_is_said(tiny_run):
     with pytest.raises(ValueError, match="no run in"):
         train(tiny_run("absent"), resume=True)

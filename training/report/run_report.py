@@ -1,6 +1,7 @@
 """The report of a run: report.md and its pictures."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from training.evaluation.test_result import load_best, measure_test
 from training.model.feature_cache import with_features
 from training.model.provenance import describe_prior, public_name
 from training.report.pictures import draw_pictures
+from training.run.checkpoint import CHECKPOINTS
 from training.run.environment import mixed_precision_of, peak_memory
 from training.run.state import RunState
 
@@ -24,6 +26,8 @@ def finish_run(
     state: RunState,
 ) -> dict[str, Any]:
     """Evaluate the best model on test, once, and write test.json, the pictures and report.md into the run folder.
+
+    Then the checkpoint goes, three times as large as the model: with its report a run is finished and not resumed.
 
     Args:
         config: of the run; its folder holds environment.json, metrics.jsonl and best/.
@@ -47,6 +51,7 @@ def finish_run(
     (folder / "test.json").write_text(json.dumps(test, indent=2))  # before the pictures, which may fail
     draw_pictures(folder, model, processor, splits, embeddings, test.get("objects"))
     (folder / "report.md").write_text(write_report(config, model, best, test, prior))
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     return test
 
 

@@ -194,9 +194,11 @@ def open_run(config: TrainConfig, splits: dict[str, Dataset | Stream], accelerat
     """Write what the run is into its folder, or check that the run that is resumed is this one.
 
     Raises:
-        ValueError: the folder holds a run already, or the resumed run was another one.
+        ValueError: the folder holds a run already, or the resumed run was another one or is finished.
     """
     output_dir = Path(config.output_dir)
+    if resume and (output_dir / "report.md").exists():
+        raise ValueError(f"The run in {config.output_dir!r} is finished, report.md is its report: nothing is resumed.")
     if resume:
         fingerprints = {name: split_facts(rows)["fingerprint"] for name, rows in splits.items()}
         check_resumable(config, fingerprints, accelerator.num_processes, precision_of(accelerator))

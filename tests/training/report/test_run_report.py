@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from training.evaluation.object_keeping import object_keeping
 from training.evaluation.split_embeddings import evaluate_split
 from training.report import pictures, run_report
 from training.report.run_report import finish_run
+from training.run.checkpoint import CHECKPOINTS
 from training.run.environment import environment, git_state, peak_memory
 from training.run.state import RunState
 
@@ -139,7 +141,10 @@ def test_test_split_is_read_once_and_with_the_saved_weights(run, splits, tiny_mo
         return embed_split(model, processor, rows, *arguments)
 
     monkeypatch.setattr(test_result, "embed_split", counted)
+    checkpoint = Path(run.output_dir) / CHECKPOINTS / "step_000000002"
+    checkpoint.mkdir(parents=True)
     test = finish_run(run, splits, state_of(None, 60.0))
+    assert not checkpoint.exists()  # three times as large as the model, and nothing resumes from it any more
     assert reads == [splits["test"]]
     expected = evaluate_split(tiny_model, tiny_processor, splits["test"], 3)
     assert {name: test[name] for name in METRICS} == pytest.approx(expected)
