@@ -58,6 +58,7 @@ def _serve(args: argparse.Namespace) -> int:
     with contextlib.closing(take_port(args.host, args.port)) as taken, contextlib.suppress(KeyboardInterrupt):
         index = PIRIndex.open(args.index, root=args.root)
         index.attach(load_model(args, index))
+        index.use_text_encoder()
         launch(index, taken, Access.for_address(args.host, args.token), args.show_paths)
     return 0
 

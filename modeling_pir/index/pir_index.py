@@ -67,7 +67,7 @@ class PIRIndex:
     Attributes:
         path: of the index.
         metadata: `model_id`, `revision`, `weights`, `dim` and `family` of its model, see `Encoder.describe`.
-        text_encoder: embeds sentences where there is no encoder, see [`PIRIndex.use_text_encoder`].
+        text_encoder: embeds sentences in the encoder's place, see [`PIRIndex.use_text_encoder`].
     """
 
     def __init__(self, store: LanceStore | ExactStore, encoder: Encoder | None = None) -> None:
@@ -183,7 +183,7 @@ class PIRIndex:
         self.encoder = encoder
 
     def use_text_encoder(self) -> bool:
-        """Embed sentences by the exported text side of the model, if there is one: it starts without torch.
+        """Embed sentences by the exported text side of the model, if there is one: without torch, and faster on a CPU.
 
         Returns:
             Whether there is one.
@@ -448,7 +448,7 @@ class PIRIndex:
             return np.empty((0, self.metadata["dim"]), dtype=np.float32)
         if (known := self._embedded) is not None and known[0] == texts:  # doubts follow the search
             return known[1]
-        if self.encoder is None and self.text_encoder is not None:
+        if self.text_encoder is not None:
             vectors = self.text_encoder.embed_texts(texts)
         else:
             self._need_model()
@@ -487,7 +487,7 @@ class PIRIndex:
         for text in as_query(query).sentences:
             doubts = doubts_about(text, source.reading, threshold)
             if not doubts and len(self) >= MIN_ROWS_OF_CHANCE:
-                bank = self.text_encoder.bank if self.encoder is None else bank_embeds(source, self.metadata["weights"])
+                bank = self.text_encoder.bank if self.text_encoder else bank_embeds(source, self.metadata["weights"])
                 if is_chance(self._embed_texts((text,))[0], self.sample(), bank):
                     doubts = [f"No row of the index stands out for {text!r}: the hits may be chance."]
             found += doubts

@@ -413,11 +413,13 @@ def served(monkeypatch):
     return found
 
 
-def test_serve_hands_index_model_and_port_to_the_server(run, indexed, served):
+def test_serve_hands_index_model_and_port_to_the_server(run, indexed, served, monkeypatch):
+    used = []
+    monkeypatch.setattr(PIRIndex, "use_text_encoder", lambda index: used.append(index.encoder is not None))
     assert run("serve", "--index", indexed, "--port", 0, "--token", "secret", "--show-paths")[0] == 0
     (num_rows, path, model, (host, port), access, show_paths), *_ = served
     assert (num_rows, path, host, access.token, show_paths) == (4, str(indexed), "127.0.0.1", "secret", True)
-    assert model is not None and port > 0
+    assert model is not None and port > 0 and used == [True]
 
 
 def test_serve_is_told_where_the_archive_is_now(run, indexed, archive, monkeypatch):

@@ -7,6 +7,7 @@ import re
 import struct
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -73,6 +74,14 @@ def test_sentence_is_embedded_once_for_the_search_and_its_doubts(index, monkeypa
     monkeypatch.setattr("modeling_pir.index.pir_index.MIN_ROWS_OF_CHANCE", 1)
     client.post("/api/search", json={"text": "a green square"})
     assert asked == [["a green square"]]
+
+
+def test_exported_text_side_embeds_sentences_where_it_is_used(index, monkeypatch):
+    vectors = np.eye(16, dtype=np.float32)
+    index.text_encoder = SimpleNamespace(embed_texts=lambda texts: vectors[: len(texts)])
+    monkeypatch.setattr(index.encoder, "embed_texts", None)  # a call would fail
+    expected = [hit.id for hit in index.search(vectors[0], k=4)]
+    assert ids(client_of(index).post("/api/search", json={"text": "a", "k": 4})) == expected
 
 
 def test_filters_leave_what_they_name(client):

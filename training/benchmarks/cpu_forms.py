@@ -140,7 +140,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{platform.machine()} CPU, {torch.get_num_threads()} threads, torch {torch.__version__}, batch {BATCH_SIZE}")
     print(f"{'form':34} {'images/s':>9} {'MB':>7} {'mR':>7}")
     for name, values in found.items():
-        print(f"{name:34} {values['images_per_second']:9.1f} {values['megabytes']:7.1f} {values['mR']:7.2f}")
+        print(f"{name:34} {values['images_per_second']:9.1f} {values['megabytes']:7.2f} {values['mR']:7.2f}")
 
 
 if __name__ == "__main__":
