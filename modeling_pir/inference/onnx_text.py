@@ -117,6 +117,8 @@ class OnnxTextEncoder:
 
         options = SessionOptions()
         options.intra_op_num_threads = min(4, os.cpu_count() or 1)  # a sentence is not worth more
+        # Else its threads spin for a while after each sentence, and take the processors from the search that follows.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._folder = folder
         self._settings: dict = json.loads((folder / SETTINGS).read_text())
         known = {name: self._settings[name] for name in ("unknown_piece", "max_tokens", "clean_captions")}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,7 +31,8 @@ def pieces(word: str, tokenizer: Tokenizer) -> list[str]:
     return tokenizer.encode(word, add_special_tokens=False).tokens
 
 
-def shattered_below(bank: Iterable[str], tokenizer: Tokenizer) -> float:
+@lru_cache(maxsize=8)  # a server asks for each question
+def shattered_below(bank: tuple[str, ...], tokenizer: Tokenizer) -> float:
     """Letters a piece, below which a word is in doubt, for a tokenizer: small vocabularies cut usual words, too.
 
     Args:
