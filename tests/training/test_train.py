@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from modeling_pir import PIRModel, PIRProcessor
 from tests.support.tiny import model_fields
 from training import train as train_module
-from training.config import TrainConfig, save_config
+from training.config import save_config
 from training.data.sources import load_image_captions
 from training.evaluation.split_embeddings import evaluate_split
 from training.run.checkpoint import Preempted, checkpoints
@@ -34,39 +34,6 @@ def dynamo(monkeypatch):
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
     torch._dynamo.reset()
-
-
-@pytest.fixture
-def tiny_run(tiny_dataset, tiny_config, tmp_path):
-    """Configuration of a run of 2 epochs with 2 steps each."""
-
-    def make(name="run", **fields):
-        model = model_fields(tiny_config)
-        settings = {
-            "output_dir": str(tmp_path / name),
-            "data": str(tiny_dataset),
-            "model": model,
-            "vocab_size": 200,
-            "captions_per_image": 2,
-            "epochs": 2,
-            "batch_size": 2,
-            "learning_rate": 1e-3,
-            "log_every": 1,
-            "evaluation_batch_size": 4,
-        }
-        return TrainConfig(**settings | fields)
-
-    return make
-
-
-@pytest.fixture(autouse=True)
-def without_report(monkeypatch):
-    """Pictures and report have tests of their own; here only the numbers are kept."""
-
-    def finish(config, splits, state):
-        (train_module.Path(config.output_dir) / "test.json").write_text(json.dumps(state.best))
-
-    monkeypatch.setattr(train_module, "finish_run", finish)
 
 
 def weights(config, folder="last"):

@@ -5,6 +5,7 @@ Seen from outside: from what torch, the model and the evaluation are handed in a
 
 import json
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -14,9 +15,8 @@ from safetensors.torch import load_file
 
 from modeling_pir import PIRModel, PIRProcessor
 from modeling_pir.processing_pir import build_image_processor
-from tests.support.tiny import build_tiny_config, model_fields
+from tests.support.tiny import build_tiny_config
 from training import train as train_module
-from training.config import TrainConfig
 from training.data.loader import build_loader, load_splits
 from training.data.rows import scene_names
 from training.model import scene_classifier
@@ -33,19 +33,9 @@ class Enough(Exception):  # noqa: N818 - no error: the run ends where it was ask
 
 
 @pytest.fixture
-def run(tiny_dataset, tiny_config, tmp_path, monkeypatch):
-    """Configuration of a tiny run of 4 steps without augmentation; its report is left out."""
-    monkeypatch.setattr(train_module, "finish_run", lambda *_: None)
-
-    def make(**fields):
-        settings = {
-            "output_dir": str(tmp_path / "run"), "data": str(tiny_dataset), "model": model_fields(tiny_config),
-            "vocab_size": 200, "captions_per_image": 2, "epochs": 2, "batch_size": 2, "learning_rate": 1e-3,
-            "log_every": 1, "evaluation_batch_size": 4, **PLAIN_ITEMS,
-        }  # fmt: skip
-        return TrainConfig(**settings | fields)
-
-    return make
+def run(tiny_run):
+    """Configuration of a tiny run of 4 steps without augmentation."""
+    return partial(tiny_run, **PLAIN_ITEMS)
 
 
 @pytest.fixture

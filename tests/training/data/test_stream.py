@@ -181,10 +181,9 @@ def test_fewer_shards_than_readers_are_refused(shards):
 
 
 @pytest.fixture
-def streamed_run(shards, tiny_config, tiny_tokenizer, tmp_path, monkeypatch):
+def streamed_run(shards, tiny_config, tiny_tokenizer, tmp_path, without_report):
     """Configuration of a streamed run of 2 epochs with 3 steps each, which is one pass and a half."""
     tiny_tokenizer.save_pretrained(tmp_path / "tokenizer")
-    monkeypatch.setattr(train_module, "finish_run", lambda *_: None)
 
     def make(name="run", **fields):
         model = model_fields(tiny_config)

@@ -83,14 +83,13 @@ def process(rank, rendezvous, config, stop_at, resume, kind="fsdp2"):
     ],
 )
 def test_two_sharded_processes_train_the_weights_of_one(
-    tiny_dataset, tiny_config, tmp_path, monkeypatch, kind, fields, stop_at
+    tiny_dataset, tiny_config, tmp_path, without_report, kind, fields, stop_at
 ):
     if kind == "zero2":
         pytest.importorskip("deepspeed")
     configs = {name: make_config(tiny_dataset, tiny_config, tmp_path / name) for name in ("one", "sharded")}
     for config in configs.values():
         vars(config).update(fields)
-    monkeypatch.setattr(train_module, "finish_run", lambda *_: None)
     train(configs["one"])
     mp.spawn(process, (str(tmp_path / "rendezvous"), configs["sharded"], stop_at, False, kind), nprocs=2)
     if stop_at:
@@ -117,11 +116,10 @@ def bfloat16(monkeypatch):
 @pytest.mark.usefixtures("bfloat16")
 @pytest.mark.parametrize("kind", ["fsdp2", "zero2"])
 def test_sharded_processes_compute_in_bfloat16_what_one_process_does(
-    tiny_dataset, tiny_config, tmp_path, monkeypatch, kind
+    tiny_dataset, tiny_config, tmp_path, without_report, kind
 ):
     if kind == "zero2":
         pytest.importorskip("deepspeed")
-    monkeypatch.setattr(train_module, "finish_run", lambda *_: None)
     first_steps = {}
     for name in ("one", "sharded"):
         config = make_config(tiny_dataset, tiny_config, tmp_path / name)

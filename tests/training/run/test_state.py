@@ -4,6 +4,7 @@ import json
 import pickle
 import signal
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,25 +12,14 @@ import torch
 from accelerate import Accelerator
 
 from modeling_pir.hub.pretrained import weights_hash
-from tests.support.tiny import model_fields
 from training import train as train_module
-from training.config import TrainConfig
 from training.run.checkpoint import Preempted, checkpoints
 from training.train import build_accelerator, train
 
 
 @pytest.fixture
-def run(tiny_dataset, tiny_config, tmp_path, monkeypatch):
-    monkeypatch.setattr(train_module, "finish_run", lambda *_: None)
-
-    def make(**fields):
-        settings = {
-            "output_dir": str(tmp_path / "run"), "data": str(tiny_dataset), "model": model_fields(tiny_config),
-            "vocab_size": 200, "captions_per_image": 2, "epochs": 1, "batch_size": 2, "log_every": 1,
-        }  # fmt: skip
-        return TrainConfig(**settings | fields)
-
-    return make
+def run(tiny_run):
+    return partial(tiny_run, epochs=1, learning_rate=6e-5)
 
 
 class Bomb:
