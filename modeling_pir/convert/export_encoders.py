@@ -104,11 +104,16 @@ def export_text_encoder(model: PIRTextModelWithProjection) -> ExportedProgram:
 def save_program(program: ExportedProgram, output: Path, name: str, weights: str) -> None:
     """Write a program as `name`.pt2 and onnx/`name`.onnx, which bears the weights' fingerprint, into a folder."""
     torch.export.save(program, output / f"{name}.pt2")
+    save_onnx(program, output / "onnx" / f"{name}.onnx", name, weights)
+
+
+def save_onnx(program: ExportedProgram, path: Path, name: str, weights: str) -> None:
+    """Write a program of the side `name` as an ONNX model that bears the weights' fingerprint."""
     onnx_program = torch.onnx.export(
         program, dynamo=True, input_names=INPUTS[name], output_names=[OUTPUTS[name]], verbose=False, external_data=False
     )
     onnx_program.model.metadata_props["weights"] = weights
-    onnx_program.save(output / "onnx" / f"{name}.onnx")
+    onnx_program.save(path)
 
 
 def write_reduced(folder: Path, name: str) -> None:

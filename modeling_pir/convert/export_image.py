@@ -14,8 +14,8 @@ from ..hub.identity import weights_fingerprint
 from ..hub.whole_folder import whole_folder
 from ..inference.encoder import PIREncoder, image_program, open_image_program
 from ..processing_pir import image_size
+from .export_encoders import TOLERANCE, VISION, save_onnx
 
-TOLERANCE = 1e-4  # largest difference of a coordinate of a unit vector
 TEXT_PARTS = ("text_model", "text_projection", "lca")
 
 
@@ -60,15 +60,10 @@ def export_image(encoder: PIREncoder) -> float:
         program = partial / image_program(weights).name
         try:
             traced = torch.export.export(features, (batches[1],), dynamic_shapes=({0: Dim("images")},))
-            exported = torch.onnx.export(
-                traced, dynamo=True, input_names=["pixel_values"], output_names=["image_embeds"], verbose=False,
-                external_data=False,
-            )  # fmt: skip
+            save_onnx(traced, program, VISION, weights)
         except Exception as error:  # the exporter has many types of its own
             reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
             raise ValueError(f"The image side of this model cannot be exported ({reason}).") from error
-        exported.model.metadata_props["weights"] = weights
-        exported.save(program)
         session = open_image_program(program, weights)
         difference = max(
             float(abs(session.run(None, {"pixel_values": batch.numpy()})[0] - features(batch).numpy()).max())

@@ -28,12 +28,6 @@ def archive(tmp_path, tiny_images):
     return folder
 
 
-@pytest.fixture(params=["exact", "lance"])
-def index(request, tmp_path, tiny_model, tiny_processor):
-    """An empty index of either kind."""
-    return PIRIndex.create(tmp_path / "index", tiny_model, tiny_processor, engine=request.param)
-
-
 @pytest.fixture
 def no_embedding(monkeypatch):
     """From its call on, whatever is embedded is an error."""

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from datasets import Dataset
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 from transformers import BaseImageProcessor, PreTrainedModel
@@ -58,6 +60,42 @@ class SceneCollator:
         return {"pixel_values": batch["pixel_values"], "scene_labels": labels}
 
 
+def items_with_scene(train_items: TrainItems, scenes: Sequence[str], config: TrainConfig) -> Subset:
+    """The items whose scene is known.
+
+    Raises:
+        ValueError: fewer than two scenes, or fewer images with a scene than a batch has.
+    """
+    if len(scenes) < 2:
+        raise ValueError(
+            f"instruction_epochs is {config.instruction_epochs}, but the training split names {len(scenes)} scenes: "
+            "add a scene column, or set instruction_epochs to 0."
+        )
+    known = Subset(train_items, [index for index, label in enumerate(train_items.labels) if label >= 0])
+    if len(known) < config.batch_size:
+        raise ValueError(
+            f"batch_size is {config.batch_size}, but only {len(known)} training images have a scene: lower batch_size."
+        )
+    return known
+
+
+def scene_step(
+    classifier: nn.Module,
+    batch: dict[str, torch.Tensor],
+    optimizer: AcceleratedOptimizer,
+    scheduler: LRScheduler,
+    accelerator: Accelerator,
+) -> torch.Tensor:
+    """One step of the scene classification; its loss, without a graph."""
+    logits = classifier(batch["pixel_values"])
+    loss = F.cross_entropy(logits, batch["scene_labels"], label_smoothing=LABEL_SMOOTHING)
+    accelerator.backward(loss)
+    optimizer.step()
+    scheduler.step()
+    optimizer.zero_grad()
+    return loss.detach()
+
+
 def train_on_scenes(
     tower: PreTrainedModel,
     train_items: TrainItems,
@@ -88,16 +126,7 @@ def train_on_scenes(
         ValueError: fewer than two scenes, or fewer images with a scene than a batch has.
         FloatingPointError: the loss is not finite.
     """
-    if len(scenes) < 2:
-        raise ValueError(
-            f"instruction_epochs is {config.instruction_epochs}, but the training split names {len(scenes)} scenes: "
-            "add a scene column, or set instruction_epochs to 0."
-        )
-    known = Subset(train_items, [index for index, label in enumerate(train_items.labels) if label >= 0])
-    if len(known) < config.batch_size:
-        raise ValueError(
-            f"batch_size is {config.batch_size}, but only {len(known)} training images have a scene: lower batch_size."
-        )
+    known = items_with_scene(train_items, scenes, config)
     start = time.perf_counter()
     classifier = SceneClassifier(tower, tower_width(tower), len(scenes))
     classifier.requires_grad_(True)
@@ -120,13 +149,7 @@ def train_on_scenes(
         classifier.train()
         losses = []
         for batch in loader:
-            logits = classifier(batch["pixel_values"])
-            loss = F.cross_entropy(logits, batch["scene_labels"], label_smoothing=LABEL_SMOOTHING)
-            accelerator.backward(loss)
-            optimizer.step()
-            scheduler.step()
-            optimizer.zero_grad()
-            losses.append(loss.detach())
+            losses.append(scene_step(classifier, batch, optimizer, scheduler, accelerator))
             progress.update()
             after_step()
         loss_of_epoch = torch.stack(losses).mean().item()

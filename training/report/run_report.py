@@ -51,7 +51,8 @@ def finish_run(
     (folder / "test.json").write_text(json.dumps(test, indent=2))  # before the pictures, which may fail
     draw_pictures(folder, model, processor, splits, embeddings, test.get("objects"))
     (folder / "report.md").write_text(write_report(config, model, best, test, prior))
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    if (folder / CHECKPOINTS).exists():
+        shutil.rmtree(folder / CHECKPOINTS)
     return test
 
 
