@@ -62,6 +62,14 @@ def tiny_processor(tiny_tokenizer):
 
 
 @pytest.fixture
+def model_folder(tmp_path, tiny_model, tiny_processor):
+    """A folder that `from_pretrained` and --model take."""
+    for part in (tiny_model, tiny_processor):
+        part.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
 def tiny_images():
     """Four RGB images, one of each scene."""
     return [draw_scene(scene, number) for number, scene in enumerate(SCENES, start=1)]

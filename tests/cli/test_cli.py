@@ -19,6 +19,7 @@ from modeling_pir.cli import main as cli
 from modeling_pir.convert.convert_pir_checkpoint_to_hf import Flags
 from modeling_pir.index.pir_index import PIRIndex
 from modeling_pir.inference.encoder import PIREncoder, load_encoder
+from modeling_pir.serve.launch import take_port
 
 pytest.importorskip("lancedb")
 
@@ -36,15 +37,6 @@ COMMANDS = (
     "convert",
     "export",
 )
-
-
-@pytest.fixture
-def model_folder(tmp_path, tiny_model, tiny_processor):
-    """A folder that --model can name."""
-    folder = tmp_path / "model"
-    tiny_model.save_pretrained(folder)
-    tiny_processor.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture
@@ -508,6 +500,8 @@ def test_examples_of_the_help_run_as_they_are_printed(
     shutil.copytree(tiny_parquet_dataset, "parquet")
     shutil.copytree(model_folder, "org/pir-rsicd")
     monkeypatch.setattr("modeling_pir.cli.options.SHIPPED_MODEL", tmp_path / "model")
+    # The port that is printed may be taken, by a page that somebody has open.
+    monkeypatch.setattr("modeling_pir.serve.launch.take_port", lambda host, port: take_port(host, 0))
     place = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 5.5e6)}
     with rasterio.open("scene.tif", "w", "GTiff", 300, 240, 3, dtype="uint8", **place) as file:
         file.write(np.random.default_rng(0).integers(1, 255, (3, 240, 300), dtype=np.uint8))

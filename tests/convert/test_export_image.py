@@ -15,13 +15,11 @@ from modeling_pir.inference.encoder import PIREncoder, image_program, load_encod
 
 
 @pytest.fixture
-def folder(tmp_path, tiny_model, tiny_processor, monkeypatch):
+def folder(model_folder, tmp_path, monkeypatch):
     """A model folder, in an environment in which its image side may be exported."""
-    for part in (tiny_model, tiny_processor):
-        part.save_pretrained(tmp_path / "model")
     monkeypatch.delenv("PIR_IMAGE_ENCODER")
     monkeypatch.setenv("PIR_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "model"
+    return model_folder
 
 
 @pytest.fixture

@@ -17,13 +17,6 @@ LOST_BY_TRANSFORMERS = ("alpha.png", "colour_16_bit.png", "grey_16_bit.tif")  # 
 
 
 @pytest.fixture
-def folder(tiny_model, tiny_processor, tmp_path):
-    tiny_model.save_pretrained(tmp_path / "model")
-    tiny_processor.save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
-
-
-@pytest.fixture
 def pictures(tmp_path):
     return {name: write_picture(tmp_path, name) for name in PICTURES}
 
@@ -61,17 +54,17 @@ def by_sentence_transformers(folder, paths, tmp_path):
 @pytest.mark.parametrize(
     "caller", [by_encoder, by_evaluation, pytest.param(by_sentence_transformers, marks=pytest.mark.slow)]
 )
-def test_every_caller_sees_the_same_picture(caller, folder, pictures, tiny_model, tiny_processor, tmp_path):
-    found = caller(folder, list(pictures.values()), tmp_path)
+def test_every_caller_sees_the_same_picture(caller, model_folder, pictures, tiny_model, tiny_processor, tmp_path):
+    found = caller(model_folder, list(pictures.values()), tmp_path)
     for row, path in zip(found, pictures.values(), strict=True):
         expected = expected_of(tiny_model, tiny_processor, path)
         torch.testing.assert_close(torch.as_tensor(row), expected, atol=2e-6, rtol=0, msg=path.name)
 
 
 def test_the_pipeline_sees_a_path_alike_but_for_what_transformers_own_loader_loses(
-    folder, pictures, tiny_model, tiny_processor
+    model_folder, pictures, tiny_model, tiny_processor
 ):
-    classify = pipeline("zero-shot-image-classification", model=str(folder), device="cpu")
+    classify = pipeline("zero-shot-image-classification", model=str(model_folder), device="cpu")
     labels = ["a forest", "a harbor"]
     different = []
     for name, path in pictures.items():

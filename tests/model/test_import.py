@@ -45,24 +45,17 @@ def run_fresh(script, *arguments):
     return done.stdout
 
 
-@pytest.fixture
-def saved(tmp_path, tiny_model, tiny_processor):
-    tiny_model.save_pretrained(tmp_path)
-    tiny_processor.save_pretrained(tmp_path)
-    return tmp_path
-
-
-def test_using_any_name_registers_and_imports_nothing_that_transformers_has_not(saved):
-    printed = run_fresh(LOAD_AND_PICKLE + EACH_NAME_IN_A_CHILD, saved, *modeling_pir.__all__)
+def test_using_any_name_registers_and_imports_nothing_that_transformers_has_not(model_folder):
+    printed = run_fresh(LOAD_AND_PICKLE + EACH_NAME_IN_A_CHILD, model_folder, *modeling_pir.__all__)
     assert printed.splitlines()[-1] == "['modeling_pir']"
 
 
 @pytest.mark.parametrize("before", ["", "import modeling_pir.layers_pir"])
-def test_it_registers_whatever_was_imported_before(saved, before):
+def test_it_registers_whatever_was_imported_before(model_folder, before):
     script = (
         f"{LOAD_AND_PICKLE}\n{before}\nfrom modeling_pir import PIRConfig\nimport sys\nload_and_pickle(sys.argv[1])"
     )
-    run_fresh(script, saved)
+    run_fresh(script, model_folder)
 
 
 def test_the_package_and_its_commands_import_no_torch():
