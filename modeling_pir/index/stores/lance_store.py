@@ -282,11 +282,11 @@ class LanceStore(Store):
                 return self.table.count_rows()
             try:
                 return self.table.count_rows(f"({where}\n)")  # Lance alone would pass over what follows a semicolon
-            except ValueError as error:
-                self.table.count_rows("id IS NOT NULL")  # where that cannot be asked either, the files are to blame
-                reason = " ".join(str(error).removeprefix("Invalid input, ").split())
-                reason = reason.split(", /")[0].split(" Valid fields are")[0]  # no source lines, no inner columns
-                raise refusal(where, reason, self.columns) from error
+            except (ValueError, RuntimeError) as error:
+                fault = _fault_of_filter(where, self.table.schema, error)
+                if fault is None:
+                    raise  # the files are to blame
+                raise refusal(where, fault, self.columns) from error
 
     def _scan(self, where: str | None, columns: list[str]) -> object:
         """A query for all rows, without a vector."""
@@ -460,6 +460,22 @@ class LanceStore(Store):
             self.table.create_index(column, config=Bitmap())
         for column in ("date", "minx", "miny", "maxx", "maxy"):
             self.table.create_index(column, config=BTree())
+
+
+def _fault_of_filter(where: str, schema: object, error: Exception) -> str | None:
+    """What is wrong with a filter that a table has failed at, or None if nothing is.
+
+    An empty table of the same columns is asked, which has no files that could be damaged.
+    """
+    if "Divide by zero" in str(error):
+        return "it divides by zero in some row"
+    empty = import_lancedb().connect("memory://").create_table(TABLE, schema=schema)
+    try:
+        empty.count_rows(f"({where}\n)")
+    except ValueError as refused:
+        reason = " ".join(str(refused).removeprefix("Invalid input, ").split())
+        return reason.split(", /")[0].split(" Valid fields are")[0]  # no source lines, no inner columns
+    return None
 
 
 def _refine_factor(k: int) -> int:
