@@ -62,6 +62,7 @@ def launch(
     archive = Archive(index, show_paths, name)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     config = uvicorn.Config(build_app(archive, access), log_config=None, access_log=False, server_header=False)
+    taken.listen()  # so that who reads the address at once is served, not refused
     print(f"Open {address(taken, access)} in a browser; Ctrl-C ends it.", flush=True)
     uvicorn.Server(config).run(sockets=[taken])
 

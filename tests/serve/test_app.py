@@ -1,9 +1,11 @@
 """The HTTP API: what it answers, and what it refuses."""
 
+import contextlib
 import csv
 import io
 import json
 import re
+import socket
 import struct
 import zlib
 from pathlib import Path
@@ -20,6 +22,7 @@ from modeling_pir.serve import access
 from modeling_pir.serve.access import Access
 from modeling_pir.serve.app import STATIC, build_app
 from modeling_pir.serve.archive import Archive
+from modeling_pir.serve.launch import launch, take_port
 from tests.support.tiny_encoders import KINDS, save_encoder
 
 LOCAL = "http://127.0.0.1:7860"
@@ -328,3 +331,15 @@ def test_fault_of_the_server_is_told_without_its_inside(client, monkeypatch, cap
     answer = client.post("/api/search", json={"text": "a"})
     assert answer.status_code == 500 and answer.json() == {"error": "The server failed at this; its log says why."}
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_the_address_is_printed_when_connections_are_taken(index, monkeypatch):
+    monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)
+    with contextlib.closing(take_port("127.0.0.1", 0)) as taken:
+        connections = []
+        monkeypatch.setattr(
+            "builtins.print", lambda *_, **__: connections.append(socket.create_connection(taken.getsockname()))
+        )
+        launch(index, taken)
+    assert len(connections) == 1
+    connections[0].close()

@@ -27,7 +27,7 @@ PARTITION_ROWS = 8_192
 PROBED_SHARE = 0.2  # of the partitions, without a filter,
 MIN_PROBED = 24  # but no fewer: a fifth of a million rows', in 10 ms; a fifth of 60,000 rows' misses every third hit
 REFINE_FACTORS = (5, 50)  # candidates per hit whose exact similarity is computed: at least and at most, and between
-REFINED = 1_000  # so many in all: of 200 hits 0.94 are right then and of the first 10 all, in a quarter of the time
+REFINED = 700  # so many in all: of 100 hits 0.994 are right then and of the first 10 all, in a third less time
 ALL_PARTITIONS = 1_000_000  # more than there are; Lance takes those that there are
 EXACT_ROWS = 1_000  # that a filter leaves: up to here, their vectors are read and compared one by one, 10 us each;
 FEW_ROWS = 50_000  # up to here, their codes are, and the vectors of these candidates:
@@ -81,11 +81,11 @@ class LanceStore(Store):
     others write. One search runs on one machine: whoever needs a cluster exports to Parquet. The columns of `COLUMNS`
     are there for filters; `row` holds them once more as JSON, since to read them one by one takes five times as long.
 
-    How it searches, measured with `training/benchmarks/index_search.py` on a million rows: without a filter the vector
+    How it searches, measured with `training/benchmarks/search/table.py` on a million rows: without a filter the vector
     index does, and its best are refined by their exact vectors. Under a filter it does not: if only the partitions near
     the query are looked at, a third of the hits is lost, and if all are, it takes 35 ms to ask of each row whether the
     filter leaves it. So the rows that are left are counted first. Up to 1,000 are compared exactly. Up to 50,000, to
-    read the vectors takes 400 ms, since they lie scattered: their codes (`index_codes`) are compared in memory instead,
+    read the vectors takes 400 ms, since they lie scattered: their codes (`bit_codes`) are compared in memory instead,
     and the best 400 exactly. For more, the vector index looks at all partitions. Codes take 96 bytes per row, read at
     the first such search and after each write.
 

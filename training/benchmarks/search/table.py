@@ -1,7 +1,7 @@
 """How an index of a million images performs beside exact search: time to build, size, latency, recall, by filter.
 
-    python -m training.benchmarks.index_search --model runs/rsicd/best --data rsicd     # embeds the images first
-    python -m training.benchmarks.index_search --embeddings rsicd.safetensors           # what --save has written
+    python -m training.benchmarks.search.table --model runs/rsicd/best --data rsicd     # embeds the images first
+    python -m training.benchmarks.search.table --embeddings rsicd.safetensors           # what --save has written
 
 A million real vectors are hard to come by, so the given ones are grown: a new vector lies between a real one and one of
 its ten nearest neighbours, with noise in the directions and of the size in which real neighbours differ. A tenth of the
@@ -47,7 +47,7 @@ FILTERS = {
 
 def main() -> None:
     """Run the benchmark and print its table."""
-    parser = argparse.ArgumentParser("python -m training.benchmarks.index_search", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser("python -m training.benchmarks.search.table", description=__doc__.splitlines()[0])
     parser.add_argument("--embeddings", type=Path, help=".safetensors with image_embeds and text_embeds, unit norm")
     parser.add_argument("--model", help="folder or Hub id; embeds the images of --data")
     parser.add_argument(
@@ -203,7 +203,7 @@ def run(images: np.ndarray, texts: np.ndarray, folder: Path, num_rows: int, num_
     counts = np.bincount(scenes, minlength=NUM_SCENES)
     scene = int(np.abs(counts - 0.04 * num_rows).argmin())
     masks = {"none": np.ones(num_rows, bool), "scene, 4 %": scenes == scene, "date, 0.5 %": days < 5}
-    masks["date, 10 %"] = days < 100  # more than `index_lance.FEW_ROWS`
+    masks["date, 10 %"] = days < 100  # more than `lance_store.FEW_ROWS`
     print("\n| filter | rows left | queries | search | p50 ms | p95 ms | processor ms | recall@10 |")
     print("|---|---:|---|---|---:|---:|---:|---:|")
     for name, where in FILTERS.items():
