@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -25,6 +25,13 @@ SPLIT_ALIASES = {
 FEATURES = Features(
     {"filename": Value("string"), "image": ImageFeature(), "captions": List(Value("string")), "scene": Value("string")}
 )
+
+
+def image_column(kinds: Mapping[str, object]) -> str:
+    """The column of a source's features that holds images: one of images, or of bytes and paths, or else "image"."""
+    images = [column for column, kind in kinds.items() if isinstance(kind, ImageFeature)]
+    pairs = [column for column, kind in kinds.items() if isinstance(kind, dict) and {"bytes", "path"} <= set(kind)]
+    return [*images, *pairs, "image"][0]
 
 
 def has_words(caption: str) -> bool:
@@ -88,8 +95,10 @@ def join_captions(rows: Dataset, split: str) -> Dataset:
     return joined.select_columns(list(FEATURES))
 
 
-def image_bytes_or_path(record: dict) -> bytes | str:
-    """What an undecoded image of `datasets` holds."""
+def image_bytes_or_path(record: dict | None) -> bytes | str:
+    """What an undecoded image of `datasets` holds; no bytes where a row has no image."""
+    if record is None or (record["bytes"] is None and record["path"] is None):
+        return b""
     return record["bytes"] if record["bytes"] is not None else record["path"]
 
 

@@ -3,14 +3,19 @@
 Rows have one schema: `image` (datasets.Image), `captions` (list of strings), `scene` (string or None), `filename`.
 """
 
+import glob
 import hashlib
 import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, DatasetDict, Value, concatenate_datasets, load_dataset
 from datasets import Image as ImageFeature
+from datasets.exceptions import DatasetGenerationError
 from huggingface_hub.errors import HTTPError
 
 from modeling_pir.inference.images import IMAGE_SUFFIXES
@@ -19,10 +24,18 @@ from training.data.catalog import NAMES as NAMES_OF_DATA
 from training.data.catalog import known_dataset
 from training.data.formats.columns import NAMES, SCENES, caption_columns, captions_of, find_column, label_of
 from training.data.formats.records import join_records, names_of
-from training.data.formats.tables import SPREADSHEETS, TABLE_SUFFIXES, Record, read_records
+from training.data.formats.tables import SPREADSHEETS, TABLE_SUFFIXES, Record, is_parquet, is_tar, read_records
 from training.data.formats.tar_shards import tar_rows
 from training.data.formats.text_file import read_text
-from training.data.rows import FEATURES, SPLIT_ALIASES, SPLITS, check_captions, check_images, join_captions
+from training.data.rows import (
+    FEATURES,
+    SPLIT_ALIASES,
+    SPLITS,
+    check_captions,
+    check_images,
+    image_column,
+    join_captions,
+)
 from training.data.sample.draw import load_sample
 
 logger = logging.getLogger(__name__)
@@ -96,7 +109,7 @@ def load_image_splits(
             existing = ", ".join(own for own, rows in parts.items() if len(rows))
             raise ValueError(
                 f"There is no split {name!r} in {source!r}: it has {existing or 'no images at all'}; add a column "
-                "split, or more images."
+                "split whose cells are train, val or test, or more images."
             )
         loaded[split] = check_images(check_captions(parts[name]), name, skip_bad_images)
     return loaded
@@ -106,13 +119,14 @@ def _load_parts(source: str, revision: str | None, hub_id: str | None) -> dict[s
     """Rows of every split of a source, by split name; {"all": rows} where it knows no splits."""
     path = Path(source)
     if path.is_file():
-        if path.suffix == ".parquet":
+        if is_parquet(path):
             return _read_parquet([path], path.parent)
-        return _read_tars([path]) if path.suffix == ".tar" else read_table(path, path.parent)
+        return _read_tars([path]) if is_tar(path) else read_table(path, path.parent)
     if path.is_dir():
-        for suffix, read in ((".parquet", lambda files: _read_parquet(files, path)), (".tar", _read_tars)):
-            if files := sorted(path.glob(f"*{suffix}")) or sorted(path.glob(f"data/*{suffix}")):
-                return read(files)
+        for is_kind, read in ((is_parquet, lambda files: _read_parquet(files, path)), (is_tar, _read_tars)):
+            for folder in (path, path / "data"):
+                if files := sorted(filter(is_kind, folder.glob("*"))):
+                    return read(files)
         return _read_folder(path)
     if hub_id is None and source in NAMES_OF_DATA:
         raise ValueError(
@@ -137,34 +151,79 @@ def _by_split(files: list[Path]) -> dict[str, list[str]]:
     """Shards by the split that their names start with; a single file of another name knows no splits."""
     names: dict[str, list[str]] = {}
     for file in files:
-        name = file.stem.split("-")[0]
-        names.setdefault(SPLIT_ALIASES.get(name, name), []).append(str(file))
+        name = re.split(r"[-.]", file.name)[0]
+        name = SPLIT_ALIASES.get(name.lower(), name.lower())
+        names.setdefault(name, []).append(str(file))
     return {"all": next(iter(names.values()))} if len(names) == 1 and not set(names) & set(SPLITS) else names
 
 
 def _read_parquet(files: list[Path], root: Path) -> dict[str, Dataset]:
     """Rows of parquet files that hold the images, or that are a table of their file names."""
-    parts = dict(load_dataset("parquet", data_files=_by_split(files)))
+    by_split = _by_split(files)
+    for file in files:
+        try:
+            pq.read_schema(file)
+        except (OSError, pa.ArrowException) as error:
+            raise ValueError(f"{str(file)!r} is no whole parquet file ({error}): write or copy it again.") from error
+    # neither any name of a split nor any folder's name is one that datasets takes
+    loaded = load_dataset(
+        "parquet", data_files={f"part_{n}": list(map(glob.escape, own)) for n, own in enumerate(by_split.values())}
+    )
+    parts = dict(zip(by_split, loaded.values(), strict=True))
     kinds = next(iter(parts.values())).features
-    image = next((column for column in kinds if isinstance(kinds[column], ImageFeature)), "image")
-    if image in kinds and kinds[image] != Value("string"):
-        return parts
+    image = image_column(kinds)
     tables = {}
     for name, rows in parts.items():
-        if find_column(kinds, NAMES) is None or not caption_columns(kinds):
+        if image in kinds and kinds[image] not in (Value("string"), Value("large_string")):
+            records = _records_of_paths(rows, image, name, files[0])
+            if records is None:
+                tables[name] = rows
+                continue
+        elif find_column(kinds, NAMES) is None or not caption_columns(kinds):
             raise ValueError(f"{str(files[0])!r} has the columns {', '.join(kinds)}: it needs image and captions.")
-        records = [Record(f"row {number}", row) for number, row in enumerate(rows, start=1)]
+        else:
+            records = [Record(f"row {number}", row) for number, row in enumerate(rows, start=1)]
         own = _rows_of_records(records, files[0], root)
         tables |= {name: own["all"]} if set(own) == {"all"} else own
     return tables
 
 
+def _records_of_paths(rows: Dataset, image: str, split: str, file: Path) -> list[Record] | None:
+    """Records of rows whose images are paths without bytes, as `datasets` writes those of a folder; None for others.
+
+    Raises:
+        ValueError: some images are paths only; which files they mean depends on where the rest comes from.
+    """
+    column = rows.data[image]
+    if not pa.types.is_struct(column.type):
+        return None
+    paths, contents = (pc.struct_field(column, name) for name in ("path", "bytes"))
+    bare = pc.and_(pc.is_null(contents), pc.is_valid(paths)).to_pylist()
+    if not any(bare):
+        return None
+    if not all(bare):
+        raise ValueError(
+            f"{str(file)!r} holds some images of {split!r}, but of row {bare.index(True) + 1} only its path "
+            f"{paths[bare.index(True)].as_py()!r}: store the images of all rows, or of none."
+        )
+    others = rows.remove_columns(image)
+    return [
+        Record(f"row {number}", {"file_name": path} | {key: cell for key, cell in row.items() if key not in NAMES})
+        for number, (path, row) in enumerate(zip(paths.to_pylist(), others, strict=True), start=1)
+    ]
+
+
 def _read_tars(files: list[Path]) -> dict[str, Dataset]:
     """Rows of webdataset tars, in memory."""
-    return {
-        name: Dataset.from_generator(tar_rows, features=FEATURES, gen_kwargs={"files": own})
-        for name, own in _by_split(files).items()
-    }
+    try:
+        return {
+            name: Dataset.from_generator(tar_rows, features=FEATURES, gen_kwargs={"files": own})
+            for name, own in _by_split(files).items()
+        }
+    except DatasetGenerationError as error:  # which hides what `tar_rows` says
+        if isinstance(error.__cause__, ValueError):
+            raise error.__cause__ from error
+        raise
 
 
 def _read_folder(folder: Path) -> dict[str, Dataset]:
@@ -184,8 +243,9 @@ def _read_folder(folder: Path) -> dict[str, Dataset]:
     images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not images:
         raise ValueError(f"There are no images in {str(folder)!r}: give a folder with images and a captions.csv.")
-    if any(path.with_suffix(".txt").is_file() for path in images):
-        records = [Record(f"{path.stem}.txt", _beside(path, folder)) for path in images]
+    notes = {path.with_suffix(""): path for path in sorted(folder.rglob("*")) if path.suffix.lower() == ".txt"}
+    if any(path.with_suffix("") in notes for path in images):
+        records = [_beside(path, notes.get(path.with_suffix("")), folder) for path in images]
         return _rows_of_records(records, folder, folder)
     raise ValueError(
         f"{str(folder)!r} has images but no captions: add a captions.csv with the columns file_name and caption, or a "
@@ -193,11 +253,12 @@ def _read_folder(folder: Path) -> dict[str, Dataset]:
     )
 
 
-def _beside(image: Path, folder: Path) -> dict[str, object]:
+def _beside(image: Path, notes: Path | None, folder: Path) -> Record:
     """The record of an image whose captions are the lines of a text file of its name."""
-    notes = image.with_suffix(".txt")
-    captions = [line for line in read_text(notes).split("\n") if line.strip()] if notes.is_file() else []
-    return {"file_name": str(image.relative_to(folder)), "captions": [line.strip() for line in captions]}
+    text = read_text(notes) if notes and notes.stat().st_size else ""
+    captions = [line.strip() for line in text.split("\n") if line.strip()]
+    place = (notes or image.with_suffix(".txt")).relative_to(folder)
+    return Record(str(place), {"file_name": str(image.relative_to(folder)), "captions": captions})
 
 
 def _tables(folder: Path) -> list[Path]:
@@ -272,7 +333,7 @@ def _with_schema(rows: Dataset, name: str, source: str, facts: object | None) ->
 def _renamed(rows: Dataset, name: str, source: str) -> Dataset:
     """Rows with our columns, read from the source's; its image column is taken as it is."""
     kinds = rows.features
-    image = next((column for column in kinds if isinstance(kinds[column], ImageFeature)), "image")
+    image = image_column(kinds)
     text_columns = caption_columns([column for column in kinds if column != image])
     if image not in kinds or not text_columns:
         raise ValueError(
@@ -281,7 +342,7 @@ def _renamed(rows: Dataset, name: str, source: str) -> Dataset:
     name_column = find_column([column for column in kinds if column != image], NAMES)
     scene_column = find_column(kinds, SCENES)
     others = rows.remove_columns(image)
-    names = [None] * len(rows) if name_column is None else [label_of(value) for value in others[name_column]]
+    names = _paths(rows, image) if name_column is None else [label_of(value) for value in others[name_column]]
     scenes = [None] * len(rows) if scene_column is None else list(others[scene_column])
     if isinstance(kinds.get(scene_column), ClassLabel):
         labels = kinds[scene_column].names
@@ -298,6 +359,13 @@ def _renamed(rows: Dataset, name: str, source: str) -> Dataset:
     for column, values in columns.items():
         rows = rows.add_column(column, values, feature=FEATURES[column])
     return rows.cast_column("image", ImageFeature()).select_columns(list(FEATURES))
+
+
+def _paths(rows: Dataset, image: str) -> list[str | None]:
+    """What images are called that are stored with their names; None where any has none."""
+    column = rows.data[image]
+    paths = pc.struct_field(column, "path").to_pylist() if pa.types.is_struct(column.type) else [None]
+    return paths if all(paths) else [None] * len(rows)
 
 
 def split_by_name(rows: Dataset) -> dict[str, Dataset]:

@@ -8,8 +8,10 @@ pass in another order, so that what it gives out as its n-th item depends on the
 resumed by that number: readers replay, undecoded, what they gave out since the pass began.
 """
 
+import glob
 import hashlib
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count, islice
@@ -26,6 +28,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from training.data.augment import Augmentation
 from training.data.formats.columns import NAMES, SCENES, caption_columns, captions_of, find_column, label_of
+from training.data.formats.tables import is_parquet, is_tar
 from training.data.formats.tar_shards import tar_rows
 from training.data.items import TrainCollator, draw_captions, item_seed
 from training.data.rows import (
@@ -35,6 +38,7 @@ from training.data.rows import (
     check_images,
     decode_image,
     has_words,
+    image_column,
     join_captions,
 )
 
@@ -84,8 +88,8 @@ def open_streams(source: str, revision: str | None = None) -> dict[str, Stream]:
             raise ValueError(f"There are no shards at {source!r}: streaming takes a folder of them or a Hub id.")
         loaded = load_dataset(source, revision=revision, streaming=True)
         return {SPLIT_ALIASES.get(name, name): _stream(source, rows, revision, []) for name, rows in loaded.items()}
-    kinds = ("*.parquet", "*.tar")
-    found = (sorted(path.glob(f"{folder}{glob}")) for glob in kinds for folder in ("", "data/"))
+    folders = (path, path / "data")
+    found = (sorted(filter(is_kind, folder.glob("*"))) for is_kind in (is_parquet, is_tar) for folder in folders)
     paths = next((files for files in found if files), [])
     if not paths:
         raise ValueError(
@@ -93,22 +97,23 @@ def open_streams(source: str, revision: str | None = None) -> dict[str, Stream]:
         )
     files: dict[str, list[Path]] = {}
     for file in paths:
-        name = file.stem.split("-")[0]
+        name = re.split(r"[-.]", file.name)[0].lower()
         files.setdefault(SPLIT_ALIASES.get(name, name), []).append(file)
     names = {name: list(map(str, own)) for name, own in files.items()}
-    if paths[0].suffix == ".tar":  # datasets reads only tars whose rows have one kind of image and the same parts
+    if is_tar(paths[0]):  # datasets reads only tars whose rows have one kind of image and the same parts
         loaded = {
             name: StreamedRows.from_generator(tar_rows, features=UNDECODED, gen_kwargs={"files": own})
             for name, own in names.items()
         }
     else:
-        loaded = load_dataset("parquet", data_files=names, streaming=True)
+        patterns = {name: list(map(glob.escape, own)) for name, own in names.items()}
+        loaded = load_dataset("parquet", data_files=patterns, streaming=True)
     return {name: _stream(source, loaded[name], revision, own) for name, own in files.items()}
 
 
 def _stream(source: str, rows: StreamedRows, revision: str | None, files: list[Path]) -> Stream:
-    is_parquet = bool(files) and files[0].suffix == ".parquet"
-    shard_rows = [pq.read_metadata(file).num_rows for file in files] if is_parquet else None
+    has_footers = bool(files) and is_parquet(files[0])
+    shard_rows = [pq.read_metadata(file).num_rows for file in files] if has_footers else None
     facts = (rows.info.splits or {}).get(str(rows.split))
     num_rows = sum(shard_rows) if shard_rows else facts.num_examples or None if facts else None
     for name, feature in (rows.features or {}).items():
@@ -134,14 +139,16 @@ def plain_row(raw: dict, features: Features | None, name: str) -> dict:
         ValueError: it has no image or no captions.
     """
     features = features or {}
-    image_column = next((column for column in features if isinstance(features[column], ImageFeature)), "image")
-    image, text_columns = raw.get(image_column), caption_columns(raw)
-    name_column = find_column([column for column in raw if column != image_column], NAMES)
+    own_column = image_column(features)
+    image, text_columns = raw.get(own_column), caption_columns(raw)
+    name_column = find_column([column for column in raw if column != own_column], NAMES)
     filename = label_of(raw.get(name_column))
     if isinstance(image, bytes):
         image = {"bytes": image, "path": filename}
     if not isinstance(image, dict) or not text_columns:
         raise ValueError(f"A row of {name!r} has the columns {', '.join(raw)}: it needs image and captions.")
+    if image["bytes"] is None and image["path"] is not None:
+        raise ValueError(f"A row of {name!r} has of its image {image['path']!r} no bytes: store them in the shards.")
     scene_column = find_column(raw, SCENES)
     scene = raw.get(scene_column)
     if isinstance(features.get(scene_column), ClassLabel) and scene is not None:

@@ -3,8 +3,11 @@
 import csv
 import io
 import json
+import re
 import tarfile
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, Features, Value
 from datasets import Image as ImageFeature
@@ -146,6 +149,24 @@ TEXTS = {
     "JSON lines, one a caption": ("captions.jsonl", lines(*caption_rows())),
     "JSON lines called .json": ("captions.json", lines(*caption_rows("image", "text"))),
     "a list in JSON": ("captions.json", json.dumps(caption_rows("image"), indent=1)),
+    "line ends of Windows, converted twice": ("captions.csv", delimited(lineterminator="\r\r\n")),
+    "line ends of an old Mac": ("captions.csv", delimited(lineterminator="\r")),
+    "JSON lines with line ends of an old Mac": ("metadata.jsonl", lines(*image_rows()).replace("\n", "\r")),
+    "a space after each comma": ("captions.csv", delimited(quoting=csv.QUOTE_ALL).replace('","', '", "')),
+    "Excel's word for the separator, in quotes": ("captions.csv", '"sep=;"\r\n' + delimited(";")),
+    "addresses of files": ("captions.csv", delimited().replace("images/", "file:///C:/my%20data/images/")),
+    "names in capitals": ("captions.csv", delimited().replace(".png,", ".PNG,")),
+    "scenes as pandas writes numbers": ("captions.csv", re.sub(r",(\d),train", r",\1.0,train", delimited())),
+    "captions of a language": ("captions.csv", delimited(head=("file_name", "captions_en", "scene", "split"))),
+    "one column's name for all captions": ("captions.csv", re.sub(r"Caption \d", "Caption", wide())),
+    "names of columns as pandas makes them distinct": (
+        "captions.csv",
+        re.sub(r"Caption (\d)", lambda found: f"caption.{int(found[1]) - 1}", wide()).replace("caption.0", "caption"),
+    ),
+    "COCO with ids as text in annotations, these first": (
+        "captions_train.json",
+        json.dumps(dict(reversed(json.loads(re.sub(r'("image_id": )(\d+)', r'\1"\2"', coco())).items()))),
+    ),
     "COCO": ("captions_train2017.json", coco()),
     "Karpathy": ("dataset_own.json", karpathy()),
     "Karpathy with folders": ("dataset_own.json", karpathy(filepath="images")),
@@ -219,6 +240,88 @@ def test_parquet_as_a_table_of_file_names_gives_the_same_rows(folder):
     columns = {"path": [f"images/{name}" for name, _ in PAIRS], "caption": [text for _, text in PAIRS]}
     columns["scene"] = [float(SCENES[name]) for name, _ in PAIRS]
     assert contents(load_image_captions(str(parquet(folder, columns)), "train")) == EXPECTED
+
+
+@pytest.mark.parametrize("name", ["captions.parquet", "TRAIN.PARQUET"])
+def test_parquet_of_any_name_and_kind_of_text_gives_the_same_rows(folder, name):
+    (inner := folder / "a [1]*").mkdir()  # signs that a pattern of names would read
+    columns = {
+        "image": pa.array([{"bytes": None, "path": f"../images/{name}"} for name in NAMES]),  # as datasets writes files
+        "captions": pa.array([CAPTIONS[name] for name in NAMES], pa.large_list(pa.large_string())),
+        "scene": pa.array([SCENES[name] for name in NAMES]).dictionary_encode(),
+        "split": pa.array(["train"] * len(NAMES)).dictionary_encode(),
+    }
+    pq.write_table(pa.table(columns), inner / name)
+    rows = load_image_captions(str(inner), "train")
+    assert (rows["captions"], rows["scene"]) == (list(CAPTIONS.values()), list(SCENES.values()))
+
+
+def test_images_of_parquet_are_called_as_they_are_stored(folder):
+    images = [row | {"path": name} for row, name in zip(image_bytes(folder, NAMES), NAMES, strict=True)]
+    pq.write_table(pa.table({"jpg": images, "txt": [CAPTIONS[name] for name in NAMES]}), folder / "train-0.parquet")
+    rows = load_image_captions(str(folder), "train")
+    assert (rows["filename"], rows["captions"]) == (NAMES, list(CAPTIONS.values()))
+
+
+def test_a_row_without_an_image_is_named_and_can_be_left_out(folder):
+    images = image_bytes(folder, NAMES[:1])
+    pq.write_table(pa.table({"image": [*images, None], "caption": ["a", "b"]}), folder / "train.parquet")
+    with pytest.raises(ValueError, match="train_1 is no image .*--skip-bad-images"):
+        load_image_captions(str(folder), "train")
+    assert load_image_captions(str(folder), "train", skip_bad_images=True)["captions"] == [["a"]]
+
+
+def test_some_images_by_their_path_alone_are_refused(folder):
+    images = [*image_bytes(folder, NAMES[:1]), {"bytes": None, "path": "images/0001.png"}]
+    pq.write_table(pa.table({"image": images, "caption": ["a", "b"]}), folder / "train.parquet")
+    with pytest.raises(ValueError, match="of row 2 only its path 'images/0001.png': store"):
+        load_image_captions(str(folder), "train")
+
+
+def test_a_file_that_is_missing_from_its_folder_is_not_that_of_another(folder):
+    (folder / "more").mkdir()
+    table = write(folder / "captions.csv", "file_name,caption\nmore/0000.png,a\n")
+    with pytest.raises(ValueError, match="names 'more/0000.png', which does not exist"):
+        load_image_captions(str(table), "train")
+
+
+def test_a_name_is_found_however_its_accents_are_written(folder):
+    (folder / "images/0000.png").rename(folder / "images/cafe\u0301.png")  # as macOS stores what was typed
+    table = write(folder / "captions.csv", "file_name,caption,split\ncaf\u00e9.png,a,train\n")
+    assert load_image_captions(str(table), "train")["filename"] == ["images/cafe\u0301.png"]
+
+
+TARS = {
+    "a name twice": ([("0.png", 0), ("0.txt", b"a"), ("0.png", 1), ("0.txt", b"b")], [["a"], ["b"]]),
+    "names with dots": ([("t.1m.png", 0), ("t.1m.txt", b"a"), ("t.2m.png", 1), ("t.2m.txt", b"b")], [["a"], ["b"]]),
+    "a mask beside the image": ([("0.png", 0), ("0.mask.png", 1), ("0.txt", b"a")], [["a"]]),
+    "what macOS adds": ([("._0.png", b"x"), ("0.png", 0), ("._0.txt", b"x"), ("0.txt", b"a")], [["a"]]),
+    "other encodings": (
+        [("0.png", 0), ("0.txt", "Öl".encode("cp1252")), ("1.png", 1), ("1.txt", "Öl".encode("utf-16"))],
+        [["Öl"], ["Öl"]],
+    ),
+    "a list as JSON": ([("0.png", 0), ("0.json", b'["a", "b"]')], [["a", "b"]]),
+}
+
+
+@pytest.mark.parametrize("archive", ["train.tar", "train-0.tar.gz"])
+@pytest.mark.parametrize("members", TARS)
+def test_tars_as_people_pack_them_lose_and_join_no_image(folder, members, archive):
+    content, captions = TARS[members]
+    with tarfile.open(folder / archive, "w:gz" if archive.endswith("gz") else "w") as tar:
+        for name, part in content:
+            part = part if isinstance(part, bytes) else (folder / "images" / NAMES[part]).read_bytes()
+            (member := tarfile.TarInfo(name)).size = len(part)
+            tar.addfile(member, io.BytesIO(part))
+    assert load_image_captions(str(folder), "train")["captions"] == captions
+
+
+def test_captions_of_a_tar_that_cannot_be_read_are_refused_by_their_name(folder):
+    with tarfile.open(folder / "train.tar", "w") as tar:
+        (member := tarfile.TarInfo("sub/0.json")).size = 1
+        tar.addfile(member, io.BytesIO(b"{"))
+    with pytest.raises(ValueError, match="'sub/0' in .*train.tar' has captions that cannot be read .*: pack it again"):
+        load_image_captions(str(folder), "train")
 
 
 @pytest.mark.parametrize("captions_in", ["txt", "json"])
@@ -358,7 +461,7 @@ BROKEN = {
     "a caption that is no text": (
         "captions.jsonl",
         '{"file_name": "0000.png", "captions": [{"words": 3}]}\n',
-        "line 1, has a caption is the object",
+        "line 1, has a caption that is the object",
     ),
     "JSON of something else": ("captions.json", '{"a": 1}', "has the fields a: it needs"),
     "COCO without its image": (
@@ -371,6 +474,31 @@ BROKEN = {
         '{"images": [{"file_name": "0000.png"}], "annotations": []}',
         "image 1, has no id",
     ),
+    "the rest of a caption in the next column": (
+        "captions.csv",
+        "file_name,caption,scene\n0000.png,a field, with trees\n",
+        "line 2, has the scene ' with trees', with a space in front: put",
+    ),
+    "one file for two names": (
+        "captions.csv",
+        "file_name,caption\nelsewhere/0000.png,a\nthere/0000.png,b\n",
+        "line 3, names 'there/0000.png' and a line before it 'elsewhere/0000.png', but .*: copy",
+    ),
+    "half a character": ("captions.jsonl", '{"file_name": "0000.png", "caption": "a \\ud83d"}\n', "line 1, has half a"),
+    "a field twice": ("captions.json", '{"0000.png": ["a"], "0000.png": ["b"]}', "line 1, is no JSON .*twice.*: mend"),
+    "brackets without end": (
+        "captions.jsonl",
+        '{"file_name": "0000.png", "caption": "a"}\n' + "[" * 100_000,
+        "line 2, is no JSON .too many brackets.*: mend",
+    ),
+    "a column in one object": ("captions.json", '{"path": {"0": "0000.png"}, "text": {"0": "a"}}', "line 1, names as"),
+    "COCO without lists": ("captions.json", '{"images": {}, "annotations": null}', "that are no list: write"),
+    "COCO with one id for two": (
+        "captions.json",
+        '{"images": [{"id": 1, "file_name": "a"}, {"id": "1", "file_name": "b"}], "annotations": []}',
+        "image 2, has the id '1' of another: give",
+    ),
+    "parquet that is none": ("captions.parquet", "PAR1", "is no whole parquet file .*: write or copy"),
     "Karpathy without sentences": (
         "dataset.json",
         '{"images": [{"filename": "0000.png", "split": "train"}]}',

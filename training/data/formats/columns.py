@@ -11,7 +11,8 @@ CAPTIONS = ("captions", "caption", "text", "txt", "sentence", "sentences", "desc
 SCENES = ("scene", "scene_name", "class", "category", "label")
 SPLITS = ("split", "subset", "partition")
 NO_TEXT = ("nan", "null", "none", "n/a", "#n/a", "<na>")  # what programs write into an empty cell
-NUMBERED_CAPTIONS = re.compile(r"(caption|sentence|text|description)_?\d+")
+NUMBERED_CAPTIONS = re.compile(r"(caption|sentence|text|description)[_.]?(\d+|\(\d+\))")  # pandas writes caption.1
+CAPTIONS_OF_LANGUAGE = re.compile(r"(captions?|sentences?|text|description)_[a-z]{2}")
 
 
 def plain_name(column: object) -> str:
@@ -26,10 +27,17 @@ def find_column(columns: Iterable[str], wanted: tuple[str, ...]) -> str | None:
 
 
 def caption_columns(columns: Iterable[str]) -> list[str]:
-    """The columns that hold captions: one, or all of `caption_1`, `caption_2` ... in a wide table."""
+    """The columns that hold captions: one, or all of `caption_1`, `caption_2` ... in a wide table.
+
+    A single column of a language, such as `captions_en`, is one, too; of several nobody can tell which is meant.
+    """
     columns = list(columns)
     one = find_column(columns, CAPTIONS)
-    return [one] if one else [column for column in columns if NUMBERED_CAPTIONS.fullmatch(plain_name(column))]
+    numbered = {column: NUMBERED_CAPTIONS.fullmatch(plain_name(column)) for column in columns}
+    if one:  # caption, caption_1 ... are one family
+        return [one, *(column for column, found in numbered.items() if found and found[1] == plain_name(one))]
+    of_language = [column for column in columns if CAPTIONS_OF_LANGUAGE.fullmatch(plain_name(column))]
+    return [column for column, found in numbered.items() if found] or (of_language if len(of_language) == 1 else [])
 
 
 def is_empty(value: object) -> bool:
@@ -48,7 +56,7 @@ def captions_of(value: object) -> list[str]:
     if isinstance(value, dict):  # Karpathy's sentences
         inner = find_column(value, ("raw", "caption", "sentence", "text"))
         if inner is None:
-            raise ValueError(f"a caption is the object {value!r}: write a sentence, or one with a field raw")
+            raise ValueError(f"a caption that is the object {value!r}: write a sentence, or one with a field raw")
         return captions_of(value[inner])
     if hasattr(value, "tolist"):
         value = value.tolist()
@@ -80,4 +88,5 @@ def label_of(value: object) -> str | None:
         return None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return str(value).strip() or None
+    text = str(value).strip()
+    return (text[:-2] if re.fullmatch(r"-?\d+\.0", text) else text) or None  # pandas writes 1.0 where a cell is empty

@@ -2,9 +2,11 @@
 
 import os
 import re
+import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 from training.data.formats.columns import (
     NAMES,
@@ -38,10 +40,14 @@ class ImageFiles:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._by_name: dict[str, list[Path]] | None = None
+        self._by_name: defaultdict[str, list[Path]] = defaultdict(list)
+        self._by_folded: defaultdict[str, list[Path]] = defaultdict(list)
 
     def find(self, name: str) -> Path | None:
         """The file: where the name says, or else the only one below the root with that name, or that name and an end.
+
+        A file is looked for elsewhere only where the folder in front of its name is not there either, as in the paths
+        of another computer: a file that is missing from its folder is not another folder's file of the same name.
 
         Raises:
             ValueError: several files below the root have the name.
@@ -49,17 +55,39 @@ class ImageFiles:
         for spelled in (name, name.replace("\\", "/")):
             if (self.root / spelled).is_file():
                 return Path(os.path.normpath(self.root / spelled))
-        wanted = name.replace("\\", "/").rpartition("/")[2]
-        if self._by_name is None:
-            self._by_name = defaultdict(list)
-            for path in sorted(self.root.rglob("*")):
-                if path.suffix.lower() in IMAGE_ENDS:
-                    self._by_name[path.name].append(path)
-                    self._by_name[path.stem].append(path)
-        found = self._by_name.get(wanted, [])
+        folder, _, wanted = spelled.rpartition("/")
+        if not self._by_name:
+            self._list_images()
+        found = self._by_name.get(wanted) or self._by_folded.get(_folded(wanted), [])
+        if os.path.normpath(folder or ".") != "." and (self.root / folder).is_dir():
+            found = [path for path in found if os.path.realpath(path.parent) == os.path.realpath(self.root / folder)]
         if len(found) > 1:
             raise ValueError(f"{name!r}, which {found[0]} and {found[1]} are called: write the folder before it")
         return found[0] if found else None
+
+    def _list_images(self) -> None:
+        for path in sorted(self.root.rglob("*")):
+            if path.suffix.lower() in IMAGE_ENDS:
+                for name in (path.name, path.stem):
+                    self._by_name[name].append(path)
+                    self._by_folded[_folded(name)].append(path)
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text can be written: JSON can name half of a surrogate pair alone."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def _folded(name: str) -> str:
+    """A file's name as Windows and macOS compare it: without capitals, accents composed."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _is_same_place(name: str, other: str) -> bool:
+    """Whether two spellings of a path can mean one file: the folders of the shorter end those of the longer."""
+    spelled = (PurePosixPath(os.path.normpath(own.replace("\\", "/"))).parent for own in (name, other))
+    shorter, longer = sorted((folder.parts for folder in spelled), key=len)
+    return longer[len(longer) - len(shorter) :] == shorter
 
 
 def join_records(records: list[Record], table: Path, root: Path) -> dict[Path, CaptionedImage]:
@@ -73,13 +101,10 @@ def join_records(records: list[Record], table: Path, root: Path) -> dict[Path, C
     Raises:
         ValueError: a line without file, caption or image; lines of an image that contradict each other.
     """
-    files, images, missing = ImageFiles(root), {}, []
+    files, images, missing, spelled = ImageFiles(root), {}, [], {}
     for record in records:
         at = f"{str(table)!r}, {record.place},"
-        name = record.values.get(find_column(record.values, NAMES))
-        name = "" if is_empty(name) else str(name).strip()
-        if not name:
-            raise ValueError(f"{at} names no file: write the image's file name, or remove the line.")
+        name = _name_of(record, at)
         try:
             # Flickr's tables number the captions of an image: 1000.jpg#0
             file = files.find(name) or files.find(re.sub(r"#\d+$", "", name))
@@ -90,6 +115,13 @@ def join_records(records: list[Record], table: Path, root: Path) -> dict[Path, C
         if file is None:
             missing.append((at, name))
             continue
+        if not _is_same_place(name, before := spelled.setdefault(file, name)):
+            raise ValueError(
+                f"{at} names {name!r} and a line before it {before!r}, but only {str(file)!r} is there: copy the other "
+                "image, too."
+            )
+        if broken := next((text for text in captions if isinstance(text, str) and not _is_unicode(text)), None):
+            raise ValueError(f"{at} has half a character in its caption ({broken!r}): write it again.")
         empty = next((text for text in captions if not isinstance(text, str) or not text.strip()), None)
         if empty is not None or None in captions:
             raise ValueError(f"{at[:-1]}: the image {name!r} has an empty caption ({empty!r}): remove or fill it.")
@@ -112,6 +144,17 @@ def join_records(records: list[Record], table: Path, root: Path) -> dict[Path, C
             )
     _check_splits(images, table)
     return images
+
+
+def _name_of(record: Record, at: str) -> str:
+    """The image file that a record names, as a path."""
+    name = record.values.get(find_column(record.values, NAMES))
+    if isinstance(name, dict | list):
+        raise ValueError(f"{at} names as its file {str(name)[:60]!r}: write one line for each image, with its name.")
+    name = "" if is_empty(name) else str(name).strip()
+    if not name:
+        raise ValueError(f"{at} names no file: write the image's file name, or remove the line.")
+    return unquote(name[len("file://") :]) if name.startswith("file://") else name
 
 
 def _cell(record: Record, columns: tuple[str, ...]) -> str | None:

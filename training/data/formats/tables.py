@@ -3,18 +3,32 @@
 import csv
 import io
 import json
+import logging
+import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.data.formats.columns import CAPTIONS, NAMES, caption_columns, find_column, plain_name
+from training.data.formats.columns import CAPTIONS, NAMES, SCENES, SPLITS, caption_columns, find_column, plain_name
 from training.data.formats.text_file import read_text
 
+logger = logging.getLogger(__name__)
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".jl")
 SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 SEPARATORS = ",;\t|"
 IMAGE_ENDS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp")
 NEEDED = "it needs file_name (or path) and captions (or caption)"
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether a file is Parquet by its name."""
+    return path.suffix.lower() in (".parquet", ".pq")
+
+
+def is_tar(path: Path) -> bool:
+    """Whether a file is a tar by its name, compressed or not."""
+    return path.name.lower().endswith((".tar", ".tar.gz", ".tgz"))
 
 
 @dataclass(frozen=True)
@@ -47,8 +61,10 @@ def read_records(table: Path) -> list[Record]:
     if suffix in SPREADSHEETS:
         raise ValueError(f"{str(table)!r} is a spreadsheet: save it as CSV (UTF-8) and give that.")
     if suffix not in TABLE_SUFFIXES:
-        raise ValueError(f"{str(table)!r} is no table: give one of {', '.join(TABLE_SUFFIXES)}.")
+        raise ValueError(f"{str(table)!r} is no table: give one of {', '.join(TABLE_SUFFIXES)} or .parquet.")
     text = read_text(table)
+    if "\n" not in text:  # as a Mac of old ends lines
+        text = text.replace("\r", "\n")
     records = _delimited(table, text) if suffix in (".csv", ".tsv", ".txt") else _json(table, text)
     if not records:
         raise ValueError(f"{str(table)!r} has a head but no lines: add one for each caption.")
@@ -56,10 +72,10 @@ def read_records(table: Path) -> list[Record]:
 
 
 def _delimited(table: Path, text: str) -> list[Record]:
-    if text.lower().startswith("sep="):  # how Excel is told the separator
+    if re.match('"?sep=', text, re.IGNORECASE):  # how Excel is told the separator
         text = "\n" + text.partition("\n")[2]  # an empty line, so that numbers stay
-    separator, columns = _head(table, text)
-    rows = _cells(table, text, separator)
+    separator, columns, spaced = _head(table, text)
+    rows = _cells(table, text, separator, spaced)
     if columns is None:
         columns = ["file_name", "caption"]
     else:
@@ -74,20 +90,48 @@ def _delimited(table: Path, text: str) -> list[Record]:
                 f"{str(table)!r}, line {line}, has {len(cells)} cells where the head has {len(columns)}: put captions "
                 f"that hold a {separator!r} in quotes."
             )
+        if not spaced and (odd := _cell_of_a_caption(columns, cells)):
+            raise ValueError(
+                f"{str(table)!r}, line {line}, has the {odd[0]} {odd[1]!r}, with a space in front: put captions that "
+                f"hold a {separator!r} in quotes."
+            )
         records.append(Record(f"line {line}", dict(zip(columns, cells, strict=False))))
     return records
 
 
-def _head(table: Path, text: str) -> tuple[str, list[str] | None]:
-    """The separator, and the columns' names; None for names where the first line is a file and a caption."""
-    first = next((line for line in text.split("\n") if line.strip()), "").rstrip("\r")
-    heads = {separator: next(csv.reader([first], delimiter=separator)) for separator in SEPARATORS}
+def _cell_of_a_caption(columns: list[str], cells: list[str]) -> tuple[str, str] | None:
+    """The column and the cell that the end of a caption fell into, where another row fills all cells by chance."""
+    named = zip(columns, cells, strict=False)
+    return next(
+        ((name, cell) for name, cell in named if cell[:1] == " " and plain_name(name) in (*SCENES, *SPLITS)), None
+    )
+
+
+def _named_once(columns: list[str]) -> list[str]:
+    """Names of columns in which no name is there twice: caption, caption become caption, caption_1."""
+    seen: Counter[str] = Counter()
+    named = []
+    for column in map(str.strip, columns):
+        named.append(f"{column}_{seen[column]}" if seen[column] else column)
+        seen[column] += 1
+    return named
+
+
+def _head(table: Path, text: str) -> tuple[str, list[str] | None, bool]:
+    """The separator, the columns' names, and whether a space follows each separator.
+
+    None for names where the first line is a file and a caption.
+    """
+    first = next((line for line in re.split(r"[\r\n]", text) if line.strip()), "")
+    heads = {
+        separator: next(csv.reader([first], delimiter=separator, skipinitialspace=True)) for separator in SEPARATORS
+    }
     for separator, columns in heads.items():
         if find_column(columns, NAMES) and caption_columns(columns):
-            return separator, [column.strip() for column in columns]
+            return separator, _named_once(columns), f"{separator} " in first
     for separator, cells in heads.items():
         if len(cells) == 2 and cells[0].split("#")[0].strip().lower().endswith(IMAGE_ENDS):
-            return separator, None
+            return separator, None, f"{separator} " in first
     columns = max(heads.values(), key=len)
     raise ValueError(
         f"{str(table)!r} has the columns {', '.join(columns)[:200]} in line 1: {NEEDED}, separated by a comma, "
@@ -95,10 +139,10 @@ def _head(table: Path, text: str) -> tuple[str, list[str] | None]:
     )
 
 
-def _cells(table: Path, text: str, separator: str) -> Iterable[tuple[int, list[str]]]:
+def _cells(table: Path, text: str, separator: str, spaced: bool) -> Iterable[tuple[int, list[str]]]:
     """The cells of each line that is not blank, with the line's number."""
     stream = io.StringIO(text, newline="")
-    quoted = csv.reader(stream, delimiter=separator, strict=True)
+    quoted = csv.reader(stream, delimiter=separator, skipinitialspace=spaced, strict=True)
     try:
         for cells in quoted:
             if cells:
@@ -113,7 +157,7 @@ def _cells(table: Path, text: str, separator: str) -> Iterable[tuple[int, list[s
 def _json(table: Path, text: str) -> list[Record]:
     text = text.strip("\ufeff \r\n\t")
     try:
-        value = json.loads(text)
+        value = _parsed(text)
     except json.JSONDecodeError as whole:
         if not text.startswith("{") or "\n" not in text or table.suffix.lower() == ".json" and not _has_lines(text):
             raise _broken(table, whole.lineno, whole) from whole
@@ -131,10 +175,28 @@ def _json(table: Path, text: str) -> list[Record]:
     return [_checked(table, f"entry {number}", row) for number, row in enumerate(rows, start=1)]
 
 
+def _parsed(text: str) -> object:
+    """The value of a JSON text; a fault that Python's reader calls otherwise is one of JSON, too."""
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except RecursionError as error:
+        raise json.JSONDecodeError("too many brackets within each other", text, 0) from error
+    except KeyError as error:
+        raise json.JSONDecodeError(f"a field {error} twice in an object", text, 0) from error
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """An object of JSON, of which no field is lost: json keeps the last of those with one name."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise KeyError(next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1))
+    return value
+
+
 def _has_lines(text: str) -> bool:
     """Whether the first line is a JSON object by itself."""
     try:
-        return isinstance(json.loads(text.split("\n", 1)[0]), dict)
+        return isinstance(_parsed(text.split("\n", 1)[0]), dict)
     except json.JSONDecodeError:
         return False
 
@@ -146,7 +208,7 @@ def _lines(text: str) -> Iterable[tuple[int, str]]:
 
 def _line(table: Path, number: int, line: str) -> object:
     try:
-        return json.loads(line)
+        return _parsed(line)
     except json.JSONDecodeError as error:
         raise _broken(table, number, error) from error
 
@@ -166,21 +228,31 @@ def _checked(table: Path, place: str, row: object) -> Record:
 
 def _coco(table: Path, value: dict) -> list[Record]:
     """Records of COCO captions: images with ids, and annotations that name an id and a caption."""
-    name_of = {}
-    for number, image in enumerate(value["images"], start=1):
+    images, notes = value["images"], value["annotations"]
+    if not isinstance(images, list) or not isinstance(notes, list):
+        raise ValueError(f"{str(table)!r} has images or annotations that are no list: write them as COCO does.")
+    image_of: dict[str, dict] = {}  # by id as text, because some write 7 here and "7" there
+    for number, image in enumerate(images, start=1):
         column = find_column(image, NAMES) if isinstance(image, dict) else None
         if column is None or "id" not in image:
             raise ValueError(f"{str(table)!r}, image {number}, has no id or no file_name: give it both, as COCO does.")
-        name_of[image["id"]] = image
-    records = []
-    for number, note in enumerate(value["annotations"], start=1):
-        if not isinstance(note, dict) or note.get("image_id") not in name_of or not find_column(note, CAPTIONS):
+        if image_of.setdefault(str(image["id"]), image)[column] != image[column]:
+            raise ValueError(f"{str(table)!r}, image {number}, has the id {image['id']!r} of another: give it its own.")
+    records, named = [], set()
+    for number, note in enumerate(notes, start=1):
+        own_id = str(note.get("image_id")) if isinstance(note, dict) else None
+        if own_id not in image_of or not find_column(note, CAPTIONS):
             raise ValueError(
                 f"{str(table)!r}, annotation {number}, has no caption, or its image_id is none of the images: write "
                 'it as {"image_id": 1, "caption": "..."}.'
             )
-        image = {key: own for key, own in name_of[note["image_id"]].items() if plain_name(key) not in CAPTIONS}
+        named.add(own_id)
+        image = {key: own for key, own in image_of[own_id].items() if plain_name(key) not in CAPTIONS}
         records.append(Record(f"annotation {number}", image | {"captions": note[find_column(note, CAPTIONS)]}))
+    if len(named) < len(image_of):
+        logger.warning(
+            "%d of %d images in %s have no annotation: left out.", len(image_of) - len(named), len(image_of), table
+        )
     return records
 
 

@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 
 from training.data.formats.columns import SCENES, caption_columns, captions_of, find_column, label_of
 from training.data.formats.tables import IMAGE_ENDS
+from training.data.formats.text_file import decode_text
 
 
 def tar_rows(files: list[str]) -> Iterator[dict]:
@@ -32,29 +33,50 @@ def tar_rows(files: list[str]) -> Iterator[dict]:
                     if not member.isfile():
                         continue
                     path = PurePosixPath(member.name)
+                    if path.name.startswith("."):  # what macOS packs beside each file
+                        continue
                     own_key = str(path.with_name(path.name.split(".")[0]))
-                    if own_key != key and parts:
-                        yield _row(file, key, parts)
+                    end = path.name.partition(".")[2].lower()
+                    if (own_key != key or end in parts) and parts:
+                        yield from _rows(file, key, parts)
                         parts = {}
                     key = own_key
-                    parts[path.name.partition(".")[2].lower()] = archive.extractfile(member).read()
+                    parts[end] = archive.extractfile(member).read()
                 if parts:
-                    yield _row(file, key, parts)
+                    yield from _rows(file, key, parts)
         except (tarfile.TarError, EOFError, OSError) as error:
             raise ValueError(f"{file!r} is no whole tar file ({error}): pack or copy it again.") from error
+
+
+def _rows(file: str, key: str, parts: dict[str, bytes]) -> Iterator[dict]:
+    """The rows of the members of one name: one, or where names hold more dots and have captions each, several.
+
+    tile_1.5m.png, tile_1.5m.txt, tile_2.0m.png and tile_2.0m.txt are two images, although the name of an item ends at
+    the first dot; a.png, a.mask.png and a.txt are one.
+    """
+    stems = {end.rpartition(".")[0] for end in parts if end.rpartition(".")[2] in ("txt", "json")}
+    if len(stems) < 2 and "" in (stems or {""}):
+        yield _row(file, key, parts)
+        return
+    for stem in dict.fromkeys(end.rpartition(".")[0] for end in parts):
+        own = {end.rpartition(".")[2]: part for end, part in parts.items() if end.rpartition(".")[0] == stem}
+        yield _row(file, f"{key}.{stem}" if stem else key, own)
 
 
 def _row(file: str, key: str, parts: dict[str, bytes]) -> dict:
     """A row from the members of one name, by the ends of their names."""
     image = next((end for end in parts if f".{end.split('.')[-1]}" in IMAGE_ENDS), None)
     try:
-        fields = json.loads(parts["json"]) if "json" in parts else {}
-        captions = [line for line in parts.get("txt", b"").decode("utf-8-sig").split("\n") if line.strip()]
+        texts = {
+            end: decode_text(parts[end], f"its .{end}") for end in ("json", "txt", "cls") if parts.get(end, b"").strip()
+        }
+        fields = json.loads(texts.get("json", "{}"))
+        fields = fields if isinstance(fields, dict) else {"captions": fields}
+        captions = [line.strip("\r") for line in texts.get("txt", "").split("\n") if line.strip()]
         captions = captions or [text for column in caption_columns(fields) for text in captions_of(fields[column])]
-        scene = parts["cls"].decode() if "cls" in parts else fields.get(find_column(fields, SCENES))
-    except (ValueError, AttributeError, TypeError) as error:
+        scene = texts.get("cls", fields.get(find_column(fields, SCENES)))
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{key!r} in {file!r} has captions that cannot be read ({error}): pack it again.") from error
     name = f"{key}.{image}" if image else key
     content = None if image is None else {"bytes": parts[image], "path": name}
-    captions = [caption.strip("\r") for caption in captions]
     return {"filename": name, "image": content, "captions": captions, "scene": label_of(scene)}

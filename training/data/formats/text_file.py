@@ -2,6 +2,7 @@
 
 import codecs
 import logging
+import re
 from pathlib import Path
 
 import charset_normalizer
@@ -28,22 +29,37 @@ def read_text(path: Path) -> str:
     Raises:
         ValueError: empty, or no encoding fits.
     """
-    content = path.read_bytes()
+    return decode_text(path.read_bytes(), repr(str(path)))
+
+
+def decode_text(content: bytes, name: str) -> str:
+    """The text of a file's bytes, see [`read_text`].
+
+    Args:
+        content: of the file.
+        name: what errors call it.
+
+    Raises:
+        ValueError: empty, or no encoding fits.
+    """
     if not content.strip():
-        raise ValueError(f"{str(path)!r} is empty: give a table with a line for each caption.")
-    encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if content.startswith(mark)), "utf-8")
+        raise ValueError(f"{name} is empty: give a table with a line for each caption.")
+    encoding = next((own for mark, own in BYTE_ORDER_MARKS.items() if content.startswith(mark)), "utf-8")
     try:
         text = content.decode(encoding)
         if "\0" not in text:  # there is none in UTF-8, but in UTF-16 without a mark
             return text
     except UnicodeDecodeError as error:
         if encoding != "utf-8":
-            raise ValueError(f"{str(path)!r} is damaged {encoding} ({error}): save it as UTF-8.") from error
+            raise ValueError(f"{name} is damaged {encoding} ({error}): save it as UTF-8.") from error
     matches = charset_normalizer.from_bytes(content)
-    names = {name for match in matches for name in (match.encoding, *match.could_be_from_charset)}
+    names = {own for match in matches for own in (match.encoding, *match.could_be_from_charset)}
     if not names:
-        raise ValueError(f"{str(path)!r} is no text in any known encoding: save the table as CSV in UTF-8.")
-    # Western text often reads as Central European, too; there is more of it
-    encoding = "cp1252" if "cp1252" in names else matches.best().encoding
-    logger.warning("%s is not UTF-8: read as %s. Look at its accents, or save it as UTF-8.", path, encoding)
-    return content.decode(encoding)
+        raise ValueError(f"{name} is no text in any known encoding: save the table as CSV in UTF-8.")
+    encoding = matches.best().encoding
+    # Western text often reads as Central European, too; there is more of it. A few words of it read as Chinese, whose
+    # letters are two bytes, mostly both beyond ASCII.
+    lone = len(content.decode(encoding)) < len(content) and not re.search(rb"[\x80-\xff]{2}|\0", content)
+    encoding = "cp1252" if "cp1252" in names or lone else encoding
+    logger.warning("%s is not UTF-8: read as %s. Look at its accents, or save it as UTF-8.", name, encoding)
+    return content.decode(encoding, errors="replace" if lone else "strict")
