@@ -95,11 +95,10 @@ def check_loss(loss: torch.Tensor, step: int, output_dir: Path) -> None:
 
 def build_accelerator(config: TrainConfig) -> Accelerator:
     """The engine: a batch of the configuration is cut into equal parts, one for each process."""
-    accelerator = Accelerator(
-        log_with=config.log_with,
-        project_dir=config.output_dir,
-        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=config.seed, split_batches=True),
+    loading = DataLoaderConfiguration(
+        use_seedable_sampler=True, data_seed=config.seed, split_batches=True, non_blocking=True
     )
+    accelerator = Accelerator(log_with=config.log_with, project_dir=config.output_dir, dataloader_config=loading)
     if config.log_with and not accelerator.log_with:  # accelerate passes over what is not installed
         raise ValueError(f"log_with is {config.log_with!r}, which is not installed: pip install {config.log_with}.")
     if accelerator.gradient_accumulation_steps != 1:
@@ -186,7 +185,8 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
         model.train()
         if config.freeze_batch_norm:
             freeze_batch_norm(plain)
-        for batch in timed(epoch_batches(accelerator, loader, epoch, state.step_in_epoch), state):
+        batches = epoch_batches(accelerator, loader, processor.image_processor, epoch, state.step_in_epoch)
+        for batch in timed(batches, state):
             seed_step(config.seed, state.step, accelerator.process_index)
             ids = batch.pop("image_ids"), batch.pop("scene_labels")
             if config.chunk_size:

@@ -30,14 +30,16 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_pir import PIRConfig, PIRModel
-from training.benchmarks.jpeg_loader import build_jpeg_loader, draw_jpegs
+from training.benchmarks.jpeg_loader import build_jpeg_loader, build_processor, draw_jpegs, jpeg_items
 from training.benchmarks.plain_way import plain_image_embeds, plain_text_embeds
+from training.data.items import TrainCollator, normalised
 from training.loop.grad_cache import cached_backward
 from training.loop.joint_loss import joint_losses
 
 # Dense bfloat16 matrix products a second by NVIDIA's data sheets, TFLOP/s; other cards are held against `matrix_peak`.
 DATA_SHEET_TFLOPS = {"NVIDIA H200": 989.4, "NVIDIA H100 80GB HBM3": 989.4, "NVIDIA A100-SXM4-80GB": 312.0}
 NUM_SCENES = 8
+INPUTS = ("pixel_values", "input_ids", "attention_mask")  # of the model
 MAX_FILES = 1024  # JPEGs that are drawn; an epoch of the loader reads each several times
 FLOPS_BATCH = 4  # pairs that operations are counted on: they grow in proportion, but for the small product of the loss
 TINY = {  # an architecture of the same parts for the tests and a look on a CPU
@@ -263,9 +265,9 @@ def loader_wait(setting: Setting, step: Callable[[dict[str, torch.Tensor]], None
     with tempfile.TemporaryDirectory() as folder:
         files = draw_jpegs(Path(folder), min(setting.num_images, MAX_FILES), side)
         for rand_augment in (False, True):
-            loader = build_jpeg_loader(
-                files, setting.num_images, side, setting.batch_size, setting.length, setting.num_workers, rand_augment
-            )
+            items = jpeg_items(files, setting.num_images, side, rand_augment)
+            collate = TrainCollator(build_processor(side, setting.length), as_bytes=True)
+            loader = build_jpeg_loader(items, collate, setting.batch_size, setting.num_workers)
             rows.append({"rand_augment": rand_augment} | wait_of(loader, setting, step))
     return rows
 
@@ -282,7 +284,8 @@ def wait_of(loader: DataLoader, setting: Setting, step: Callable[[dict[str, torc
     waiting, start = 0.0, time.perf_counter()
     before = start
     for batch in loader:
-        batch = {name: tensor.to(setting.device, non_blocking=True) for name, tensor in batch.items()}
+        batch = {name: batch[name].to(setting.device, non_blocking=True) for name in INPUTS}
+        batch = normalised(batch, loader.collate_fn.processor.image_processor)
         waiting += time.perf_counter() - before
         step(batch)
         synchronize()

@@ -10,6 +10,9 @@ import torch
 from datasets import Dataset
 from datasets import Image as ImageFeature
 from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import default_collate
+from transformers import BaseImageProcessor
+from transformers.image_processing_backends import TorchvisionBackend
 
 from modeling_pir import PIRModel, PIRProcessor
 from training.data.augment import Augmentation
@@ -75,7 +78,7 @@ class TrainItems(TorchDataset):
         self.pairs = [(image, caption) for image, texts in enumerate(self.captions) for caption in range(len(texts))]
         self.augmentation = Augmentation(image_size, crop_scale, rand_augment, flips_and_turns) if augment else None
         self.seed = seed
-        self.epoch = 0
+        self.shared_epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by loader processes that stay
         self.cache: list[torch.Tensor] | None = None
         if cache_images:  # filled here and not on demand, so that loader processes share it
             with ThreadPoolExecutor() as pool:
@@ -86,7 +89,7 @@ class TrainItems(TorchDataset):
 
     def set_epoch(self, epoch: int) -> None:
         """Choose what is drawn; call it before each epoch."""
-        self.epoch = epoch
+        self.shared_epoch.fill_(epoch)
 
     def _decode(self, image: int) -> torch.Tensor:
         return decode_image(self.images[image])
@@ -95,7 +98,7 @@ class TrainItems(TorchDataset):
         """An item: `pixels` (3, height, width) uint8, `captions` list, `image_id`, `scene_label`."""
         with torch.random.fork_rng(devices=[]):
             # Not torch.manual_seed, which tells GPUs, too, and where there is none keeps a stack trace of every call.
-            torch.default_generator.manual_seed(item_seed(self.seed, self.epoch, index))
+            torch.default_generator.manual_seed(item_seed(self.seed, int(self.shared_epoch), index))
             if self.captions_per_image:
                 image, captions = index, draw_captions(self.captions[index], self.captions_per_image)
             else:
@@ -120,18 +123,46 @@ def keep_items_in_trainer() -> None:
     PIRModel.forward.__signature__ = inspect.Signature([*own, *added, rest])
 
 
+def only_normalises(image_processor: BaseImageProcessor, side: int) -> bool:
+    """Whether an image processor does nothing but [`normalised`] to an image (3, side, side) of bytes."""
+    if not isinstance(image_processor, TorchvisionBackend):
+        return False
+    pixels = torch.arange(3 * side * side).view(1, 3, side, side).to(torch.uint8)
+    expected = image_processor(list(pixels), return_tensors="pt")["pixel_values"]
+    return torch.equal(normalised({"pixel_values": pixels}, image_processor)["pixel_values"], expected)
+
+
+def normalised(batch: dict[str, torch.Tensor], image_processor: TorchvisionBackend) -> dict[str, torch.Tensor]:
+    """A batch with its images as an image processor makes them of bytes; on the device where they are.
+
+    Args:
+        batch: `pixel_values` (items, 3, height, width) uint8; a batch of others stays as it is.
+        image_processor: for which [`only_normalises`] holds.
+    """
+    pixels = batch["pixel_values"]
+    if pixels.dtype != torch.uint8:
+        return batch
+    names = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+    settings = {name: getattr(image_processor, name) for name in names}
+    settings |= {name: tuple(settings[name] or ()) for name in ("image_mean", "image_std")}
+    return batch | {"pixel_values": image_processor.rescale_and_normalize(pixels, **settings)}
+
+
 class TrainCollator:
     """Make a batch of items: named tensors that [`PIRModel`] takes.
 
     Args:
         processor: of the model.
+        as_bytes: leave images of the final size as they are, uint8, for [`normalised`] behind the transfer: a loader
+            process is done sooner, and hands over a quarter.
         return_loss: add `return_loss=True`, which transformers' Trainer needs; our loop computes the loss itself, from
             the rows of all processes. The Trainer's default `remove_unused_columns=True` takes the scenes from the
             items, which is said; set it to False where the affiliation loss is on.
     """
 
-    def __init__(self, processor: PIRProcessor, return_loss: bool = False) -> None:
+    def __init__(self, processor: PIRProcessor, return_loss: bool = False, as_bytes: bool = False) -> None:
         self.processor = processor
+        self.as_bytes = as_bytes
         self.return_loss = return_loss
         self.has_warned = False
         if return_loss:
@@ -162,7 +193,12 @@ class TrainCollator:
                 "keeps it with TrainingArguments(remove_unused_columns=False)."
             )
         captions = [caption for item in items for caption in item["captions"]]
-        batch = dict(self.processor(images=[item["pixels"] for item in items], text=captions, return_tensors="pt"))
+        images = [item["pixels"] for item in items]
+        if self.as_bytes:
+            pixels = default_collate(images)  # in a loader process straight into the memory that it shares
+            batch = {"pixel_values": pixels} | dict(self.processor(text=captions, return_tensors="pt"))
+        else:
+            batch = dict(self.processor(images=images, text=captions, return_tensors="pt"))
         batch["image_ids"] = torch.tensor([item["image_id"] for item in items])
         batch["scene_labels"] = torch.tensor([item.get("scene_label", -1) for item in items])
         return batch | {"return_loss": True} if self.return_loss else batch

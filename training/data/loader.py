@@ -1,18 +1,19 @@
 """From the configuration of a run to its splits and its loader."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
 from torch.utils.data import DataLoader
+from transformers import BaseImageProcessor
 
 from modeling_pir import PIRConfig, PIRProcessor
 from modeling_pir.processing_pir import image_size
 from training.config import TrainConfig
 from training.data.augment import Augmentation
 from training.data.device_images import DeviceLoader
-from training.data.items import TrainCollator, TrainItems
+from training.data.items import TrainCollator, TrainItems, normalised, only_normalises
 from training.data.rows import dataset_facts
 from training.data.sources import load_image_splits
 from training.data.stream import Stream, StreamItems, StreamLoader, in_memory, open_streams
@@ -104,9 +105,12 @@ def build_loader(
             process_index=accelerator.process_index,
             num_processes=accelerator.num_processes,
         )
-    collate = TrainCollator(processor)
+    is_augmented = config.feature_cache is None
+    side, _ = image_size(processor.image_processor)
+    as_bytes = is_augmented and only_normalises(processor.image_processor, side)
+    collate = TrainCollator(processor, as_bytes=as_bytes)
     if not config.streaming:
-        items = make_items(rows, scenes, config, processor, augment=config.feature_cache is None)
+        items = make_items(rows, scenes, config, processor, augment=is_augmented)
         return DataLoader(
             items,
             config.batch_size,
@@ -114,9 +118,9 @@ def build_loader(
             drop_last=True,
             collate_fn=collate,
             num_workers=config.num_workers,
+            persistent_workers=config.num_workers > 0,
             pin_memory=accelerator.device.type == "cuda",
         )
-    side, _ = image_size(processor.image_processor)
     items = StreamItems(
         rows,
         scenes,
@@ -133,15 +137,21 @@ def build_loader(
 
 
 def epoch_batches(
-    accelerator: Accelerator, loader: DataLoader | StreamLoader | DeviceLoader, epoch: int, start: int
-) -> Iterable[dict[str, torch.Tensor]]:
+    accelerator: Accelerator,
+    loader: DataLoader | StreamLoader | DeviceLoader,
+    image_processor: BaseImageProcessor,
+    epoch: int,
+    start: int,
+) -> Iterator[dict[str, torch.Tensor]]:
     """The batches of an epoch from step `start` of it on, the same whether or not those before were asked for."""
     if isinstance(loader, StreamLoader | DeviceLoader):
-        return loader.epoch(epoch, start)
-    loader.dataset.set_epoch(epoch)
-    batches = accelerator.skip_first_batches(loader, start) if start else loader
-    batches.set_epoch(epoch)
-    return batches
+        batches = loader.epoch(epoch, start)
+    else:
+        loader.dataset.set_epoch(epoch)
+        batches = accelerator.skip_first_batches(loader, start) if start else loader
+        batches.set_epoch(epoch)
+    for batch in batches:
+        yield normalised(batch, image_processor)
 
 
 def split_facts(rows: Dataset | Stream) -> dict[str, int | str | None]:

@@ -269,7 +269,7 @@ class StreamItems(IterableDataset):
 
     def _item(self, row: dict, reader: int, place: int) -> dict:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(item_seed(self.seed, reader, place))
+            torch.default_generator.manual_seed(item_seed(self.seed, reader, place))  # see TrainItems
             captions = draw_captions(row["captions"], self.captions_per_image)
             pixels = self.augmentation(decode_image(row), captions)
         # The same picture in two shards is one image: its captions are right for both.
@@ -312,7 +312,8 @@ class StreamLoader:
         self.items, self.device = items, accelerator.device
         self.steps_per_epoch = steps_per_epoch or stream.num_rows // batch_size
         batch_size = batch_size // accelerator.num_processes
-        self.loader = DataLoader(items, batch_size, collate_fn=collate, num_workers=items.num_workers)
+        options = {"num_workers": items.num_workers, "pin_memory": self.device.type == "cuda"}
+        self.loader = DataLoader(items, batch_size, collate_fn=collate, **options)
         self.batches: Iterator[dict] | None = None
 
     def __len__(self) -> int:
@@ -332,4 +333,4 @@ class StreamLoader:
             self.items.start_at(epoch * len(self) + start, self.loader.batch_size)
             self.batches = iter(self.loader)
         for batch in islice(self.batches, len(self) - start):
-            yield send_to_device(batch, self.device)
+            yield send_to_device(batch, self.device, non_blocking=True)

@@ -132,9 +132,8 @@ def train_on_scenes(
     classifier.requires_grad_(True)
     synchronise_batch_norms(classifier.train())
     classifier.to(memory_format=torch.channels_last)  # a fifth faster for convolutions in bfloat16
-    loader = DataLoader(
-        known, config.batch_size, shuffle=True, drop_last=True, collate_fn=collate, num_workers=config.num_workers
-    )
+    workers = {"num_workers": config.num_workers, "persistent_workers": config.num_workers > 0}
+    loader = DataLoader(known, config.batch_size, shuffle=True, drop_last=True, collate_fn=collate, **workers)
     optimizer = torch.optim.AdamW(classifier.parameters(), config.instruction_learning_rate, weight_decay=0.05)
     classifier, optimizer, loader = accelerator.prepare(classifier, optimizer, loader)
     num_steps = config.instruction_epochs * len(loader)

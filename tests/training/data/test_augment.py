@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torchvision.transforms import InterpolationMode, v2
 
 from training.data.augment import Augmentation, ColourKeepingRandAugment, names_direction
 
@@ -54,3 +55,15 @@ def test_the_result_is_a_square_of_bytes():
     pixels = torch.randint(0, 256, (3, 40, 60), dtype=torch.uint8)
     out = Augmentation(32, 0.5, True, True)(pixels, ["a field"])
     assert out.shape == (3, 32, 32) and out.dtype == torch.uint8 and out.is_contiguous()
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (32, 32)])
+def test_a_crop_is_torchvisions_of_the_same_seed(shape):
+    pixels = torch.randint(0, 256, (3, *shape), dtype=torch.uint8)
+    crop = v2.RandomResizedCrop(32, scale=(0.5, 1.0), interpolation=InterpolationMode.BICUBIC, antialias=True)
+    augmentation = Augmentation(32, 0.5, rand_augment=False, flips_and_turns=False)
+    for seed in range(4):
+        torch.manual_seed(seed)
+        expected = crop(pixels)
+        torch.manual_seed(seed)
+        assert torch.equal(augmentation(pixels, ["a field"]), expected)
