@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "modeling_pir/index/exchange": "stores geo errors",
     "modeling_pir/index/questions": "stores inference errors",
     "modeling_pir/index/archive": "stores geo inference",
-    "modeling_pir/index/stores": "errors",
+    "modeling_pir/index/stores": "hub errors",
     "modeling_pir/geo": "inference hub model errors",
     "modeling_pir/inference": "hub model errors",
     "modeling_pir/convert": "inference hub model errors",

@@ -11,9 +11,7 @@ that is searched exactly, for some hundred thousand rows. Both have the same col
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields
@@ -38,8 +36,7 @@ from .questions.query import Query, as_query
 from .questions.ranking import hubness, is_chance
 from .rows import image_row
 from .stores.columns import COLUMNS, FileState, Row
-from .stores.lance_store import LanceStore
-from .stores.sqlite_store import ExactStore
+from .stores.files import WAIT_SECONDS, create_store, is_address, open_store
 
 if TYPE_CHECKING:
     import torch
@@ -48,11 +45,12 @@ if TYPE_CHECKING:
     from ..inference.onnx_text import OnnxTextEncoder
     from ..modeling_pir import PIRModel
     from ..processing_pir import PIRProcessor
+    from .stores.lance_store import LanceStore
+    from .stores.sqlite_store import ExactStore
 
 
 SAMPLE_ROWS = 1_000  # of the archive, for what a query gets from it at large
 MIN_ROWS_OF_CHANCE = 200  # below, too few rows tell what stands out
-WAIT_SECONDS = 600.0  # for another writer, whose run may be all but done
 CHIP_OPTIONS = {option.name for option in fields(ChipOptions)}
 Source = str | Path | Sequence[str | Path] | Iterable[tuple[Image.Image, Mapping[str, object]]]
 
@@ -79,7 +77,7 @@ class PIRIndex:
         self._root: str | None = None
         self.path: str = store.path
         self.metadata: dict = store.metadata
-        self._lock = None if _is_address(store.path) else writer_lock(store.path)
+        self._lock = None if is_address(store.path) else writer_lock(store.path)
 
     @classmethod
     def create(
@@ -105,28 +103,8 @@ class PIRIndex:
             ImportError: "lance", and lancedb is missing.
             OSError: the path cannot be written.
         """
-        path = _full_path(path)
-        engine = engine or ("lance" if importlib.util.find_spec("lancedb") else "exact")
-        store_class = {"lance": LanceStore, "exact": ExactStore}[engine]
         encoder = _as_encoder(model, processor)
-        description = encoder.describe()
-        if _is_address(path):
-            return cls(store_class.create(path, description), encoder)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        lock = writer_lock(path)
-        with holding(lock, WAIT_SECONDS):
-            if os.path.exists(path):
-                raise ValueError(f"{path} exists already: open it with PIRIndex.open, or name another path.")
-            partial = Path(path).with_name(f".{Path(path).name}.partial")
-            _remove(partial)  # of a run that was killed
-            try:
-                store_class.create(str(partial), description).close()
-                partial.rename(path)
-            finally:
-                _remove(partial)
-        if engine == "lance":  # whose own lock lies in its folder from here on
-            Path(lock.lock_file).unlink(missing_ok=True)
-        return cls(store_class(path), encoder)
+        return cls(create_store(path, encoder.describe(), engine), encoder)
 
     @classmethod
     def open(
@@ -152,10 +130,7 @@ class PIRIndex:
             ValueError: no index there, or one made by another model, whose vectors mean something else.
             ImportError: a Lance table, and lancedb is missing.
         """
-        path = _full_path(path)
-        if not _is_address(path) and not os.path.exists(path):
-            raise ValueError(f"{path} is no index: make one with pir index.")
-        index = cls(ExactStore(path) if os.path.isfile(path) else LanceStore(path))
+        index = cls(open_store(path))
         if root is not None:
             index.use_root(root)
         if model is not None:
@@ -566,29 +541,11 @@ class PIRIndex:
         return float(np.mean(shares))
 
 
-def _is_address(path: str | Path) -> bool:
-    """Whether a path is one of object storage, such as s3://bucket/archive.lance."""
-    return "://" in str(path)
-
-
 def _as_encoder(model: Encoder | PIRModel, processor: PIRProcessor | None) -> Encoder:
     """An encoder as it is, or PIR with its processor as one."""
     from ..inference.encoder import Encoder, PIREncoder
 
     return model if isinstance(model, Encoder) else PIREncoder(model, processor)
-
-
-def _full_path(path: str | Path) -> str:
-    """An absolute path; an address of object storage stays as it is."""
-    return str(path) if _is_address(path) else os.path.abspath(path)
-
-
-def _remove(partial: Path) -> None:
-    """Remove an index that was never finished, with what SQLite lays beside it."""
-    if partial.is_dir():
-        shutil.rmtree(partial)
-    for path in (partial, *(partial.with_name(partial.name + end) for end in ("-journal", "-wal", "-shm"))):
-        path.unlink(missing_ok=True)
 
 
 def _model_name(description: Mapping[str, str | None]) -> str:

@@ -96,7 +96,7 @@ def test_creation_that_breaks_off_leaves_the_path_free(tmp_path, tiny_model, tin
         with pytest.raises(KeyboardInterrupt):
             PIRIndex.create(tmp_path / "index", tiny_model, tiny_processor, engine=engine)
         assert not (tmp_path / "index").exists()
-        patch.setattr("modeling_pir.index.pir_index._remove", lambda partial: None)  # as if killed
+        patch.setattr("modeling_pir.index.stores.files._remove", lambda partial: None)  # as if killed
         with pytest.raises(KeyboardInterrupt):
             PIRIndex.create(tmp_path / "index", tiny_model, tiny_processor, engine=engine)
     assert (tmp_path / ".index.partial").exists() and not (tmp_path / "index").exists()
