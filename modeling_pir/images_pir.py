@@ -70,7 +70,11 @@ def open_image(
     """
     name = name or (str(source) if isinstance(source, str | Path) else "image")
     try:
-        return _decode(source, name, enough_pixels)
+        with (
+            warnings.catch_warnings()
+        ):  # Pillow's, of EXIF that is cut short: they name no file and nobody can act on them
+            warnings.simplefilter("ignore", UserWarning)
+            return _decode(source, name, enough_pixels)
     except UnreadableImageError:
         raise
     except Image.DecompressionBombError as error:

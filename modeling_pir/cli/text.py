@@ -34,7 +34,7 @@ def index_text(result: dict) -> str:
     for name in ("moved", "relabelled"):
         if result.get(name):
             lines[0] += f", {result[name]:,} files {name}"
-    if result.get("deleted"):
+    if result.get("deleted") or ("deleted" in result and "added" not in result):
         lines[0] += f", {result['deleted']:,} deleted"
     if "exported" in result:
         lines.append(f"{result['exported']:,} rows written to {printable(result['export'])}")

@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING
 
 from ..errors import need
 from ..inference.images import MAX_PIXELS
-from .side_files import are_harmless
+from .side_files import are_harmless, side_files
 
 if TYPE_CHECKING:
+    from rasterio.crs import CRS
     from rasterio.io import DatasetReader
 
 
 FORMATS = ("GTiff", "JP2OpenJPEG", "JPEG", "PNG", "BMP", "GIF", "BIGGIF", "WEBP")  # drivers that hold pixels themselves
 NO_NETWORK = {"CPL_VSIL_CURL_ALLOWED_EXTENSIONS": ".none", "GDAL_HTTP_MAX_RETRY": 0}
 NO_SIDE_FILES = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
+MAX_PRJ = 100_000  # characters
 MAX_PIXELS_PER_BYTE = 10_000  # of a file: no compression of an image reaches it
 
 
@@ -82,6 +84,19 @@ def open_dataset(path: str | Path, allow_references: bool = False) -> "DatasetRe
             dataset.close()
             raise
         return dataset
+
+
+def crs_beside(path: str | Path) -> "CRS | None":
+    """The CRS that a `.prj` beside a raster names, as ArcGIS writes one with a world file; GDAL reads none."""
+    note = side_files(path).get(".prj")
+    if note is None or not os.path.isfile(note):
+        return None
+    with open(note, encoding="utf-8", errors="replace") as file:
+        text = file.read(MAX_PRJ)
+    try:
+        return import_rasterio().crs.CRS.from_wkt(text, morph_from_esri_dialect=True) or None
+    except Exception:  # no CRS: the world file alone does not say where the raster lies, which is listed
+        return None
 
 
 def _refuse_what_leads_elsewhere(dataset: "DatasetReader", path: str | Path) -> None:

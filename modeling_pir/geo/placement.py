@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .footprint import Bounds, Window, outline, window_geometry
-from .opening import import_rasterio
+from .opening import crs_beside, import_rasterio
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 SEMI_MAJOR_AXIS, ECCENTRICITY_SQUARED = 6_378_137.0, 0.00669437999014  # of the WGS84 ellipsoid; metres
 SMALLEST_PIXEL = 0.001  # metres: below it degrees have been labelled as metres
+PIXEL = attrgetter("col"), attrgetter("row")  # of a control point
+PLACE = attrgetter("x"), attrgetter("y")
 Points = tuple[np.ndarray, np.ndarray]
 
 
@@ -82,12 +85,12 @@ class Placement:
 def _georeference(dataset: "DatasetReader") -> tuple[object | None, Callable[..., Sequence[np.ndarray]]]:
     """The CRS, and a function from (cols, rows) to its coordinates; no CRS where the file has no place."""
     rasterio = import_rasterio()
-    transform = dataset.transform
-    if dataset.crs and not transform.is_identity:
+    transform, crs = dataset.transform, dataset.crs
+    if not transform.is_identity and (crs := crs or crs_beside(dataset.name)):
         usable = np.isfinite(transform[:6]).all() and not transform.is_degenerate
-        return (dataset.crs if usable else None), lambda cols, rows: transform @ (cols, rows)
+        return (crs if usable else None), lambda cols, rows: transform @ (cols, rows)
     points, crs = dataset.gcps
-    if len(points) >= 3 and crs:
+    if crs and _span_a_plane(points):
         points = _unwrapped(points) if crs.is_geographic else points
         transformer = rasterio.transform.GCPTransformer(points)
         return crs, lambda cols, rows: transformer.xy(rows, cols, offset="ul")
@@ -95,6 +98,14 @@ def _georeference(dataset: "DatasetReader") -> tuple[object | None, Callable[...
         transformer = rasterio.transform.RPCTransformer(dataset.rpcs, rpc_height=dataset.rpcs.height_off)
         return rasterio.crs.CRS.from_epsg(4326), lambda cols, rows: transformer.xy(rows, cols, offset="ul")
     return None, lambda cols, rows: (cols, rows)
+
+
+def _span_a_plane(points: Sequence) -> bool:
+    """Whether control points say where all of a raster lies: not where they are one point or on one line."""
+    if len(points) < 3:
+        return False
+    pixels, places = ([(a(point), b(point)) for point in points] for a, b in (PIXEL, PLACE))
+    return all(np.linalg.matrix_rank(np.array(own) - own[0]) == 2 for own in (pixels, places))
 
 
 def _unwrapped(points: Sequence) -> list:

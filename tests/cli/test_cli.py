@@ -357,6 +357,16 @@ def test_classify_gives_probabilities(run, archive, model_folder):
     assert text.splitlines()[0].split() == ["image", "label", "probability"] and len(text.splitlines()) == 3
 
 
+def test_classify_goes_on_after_a_file_that_cannot_be_read(run, archive, model_folder):
+    images = [archive / "0.png", archive / "broken.jpg", archive / "1.png"]
+    arguments = ("--labels", "airport,forest", "--model", model_folder)
+    code, out, err = run("classify", *images, *arguments, "--json")
+    good, other, bad = json.loads(out)
+    assert code == 1 and [Path(one["image"]).name for one in (good, other, bad)] == ["0.png", "1.png", "broken.jpg"]
+    assert set(good) == {"image", "probabilities"} and "is no image" in bad["error"] and "broken.jpg is no image" in err
+    assert run("classify", archive / "broken.jpg", *arguments)[0] == 2
+
+
 def test_classify_agrees_with_the_model(run, archive, model_folder, tiny_model, tiny_processor):
     labels = ["airport", "forest", "harbor"]
     image = Image.open(archive / "0.png").convert("RGB")

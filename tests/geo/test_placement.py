@@ -166,6 +166,30 @@ def test_ground_control_points_across_the_antimeridian(tmp_path):
     assert footprint["type"] == "MultiPolygon" and bounds == pytest.approx((179.7, 4.6, -179.7, 5), abs=1e-5)
 
 
+@pytest.mark.parametrize("places", [[(0, 0), (20, 20), (40, 40)], [(0, 0)] * 3, [(0, 0), (40, 60)]])
+def test_control_points_that_span_no_plane_place_nothing_and_cost_no_image(tmp_path, capfd, places):
+    point = rasterio.control.GroundControlPoint
+    path = tmp_path / "radar.tif"
+    with rasterio.open(path, "w", driver="GTiff", count=1, height=40, width=60, dtype="uint8") as dataset:
+        dataset.write(noise(1))
+        points = [point(row, col, 10 + col / 100, 50 - row / 100) for row, col in places]
+        dataset.gcps = (points, rasterio.crs.CRS.from_epsg(4326))
+    assert {chip.footprint for chip in iter_chips(path, chip_size=40)} == {None}
+    assert "ERROR" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["scene.tif", "scene.jpg", "scene.png"])
+@pytest.mark.parametrize("note", ["scene.prj", "scene.PRJ"])
+def test_a_prj_beside_a_world_file_says_where_an_image_lies(tmp_path, name, note):
+    Image.fromarray(noise().transpose(1, 2, 0)).save(tmp_path / name)
+    (tmp_path / f"scene.{name[6]}{name[8]}w").write_text("2\n0\n0\n-2\n500001\n4999999\n")
+    assert whole(tmp_path / name) == (None, None)
+    crs = rasterio.crs.CRS.from_epsg(32633)
+    for text, is_placed in ((crs.to_wkt(version="WKT1_ESRI"), True), ("no CRS", False)):
+        (tmp_path / note).write_text(text)
+        assert (whole(tmp_path / name)[0] is not None) == is_placed
+
+
 AUX = "<PAMDataset><SRS>EPSG:32633</SRS><GeoTransform>5e5, 2, 0, 5e6, 0, -2</GeoTransform></PAMDataset>"
 WORLD_FILES = [
     ("scene.tif", "scene.tfw"), ("scene.tif", "scene.TFW"), ("scene.tif", "scene.tifw"), ("scene.tif", "scene.wld"),

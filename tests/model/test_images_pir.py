@@ -172,9 +172,11 @@ def test_an_image_that_was_opened_here_is_not_turned_once_more():
     assert once.size == (1, 2) and pixels(open_image(once)) == pixels(once)
 
 
-def test_an_exif_that_cannot_be_read_leaves_the_image_as_it_is_stored():
+def test_an_exif_that_cannot_be_read_leaves_the_image_as_it_is_stored(recwarn):
     image = Image.new("RGB", (2, 1))
     assert open_image(encoded(image, exif=b"Exif\0\0II*\0\xff\xff")).size == (2, 1)
+    assert open_image(encoded(image, exif=b"Exif\0\0II*\0\x08\0\0\0\x03\0\x12\1")).size == (2, 1)
+    assert not recwarn.list  # Pillow warns of it without the file's name
 
 
 def test_a_jpeg_is_decoded_no_larger_than_is_enough():
