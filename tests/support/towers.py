@@ -244,29 +244,30 @@ def largest_difference(one, two):
 
 
 NOTES = """\
-In bfloat16 the attentions `eager` and `sdpa` differ, and each is as far from float32: by 0.006 in that entry of a
-text embedding that differs most at width 16, by 0.002 at width 256 (means of eight and of five drawn models, three
-cycles of LCA). No single step loses it: with LCA's attention alone in float32 0.004 is left, with its residuals and
-norms alone 0.005, with its whole blocks 0.003, with all of LCA 0.001, which is BERT's. Every result between two
-layers keeps 8 bits. Where near ties matter, embed in float32.
+In bfloat16 the attentions `eager` and `sdpa` differ, and each is equally far from float32: the entry of a text
+embedding that differs most is off by 0.006 at width 16 and by 0.002 at width 256 (means of eight and of five random
+models, three cycles of LCA). No single step is to blame: 0.004 remain with LCA's attention alone in float32, 0.005
+with its residuals and norms, 0.003 with its whole blocks, 0.001 with all of LCA, and that is BERT's share. bfloat16
+keeps 8 bits of every intermediate result. Where near ties matter, embed in float32.
 
 A ResNet of 8 channels was reported to abort in its backward pass ("double free"). With torch 2.14.1 on an AMD EPYC
-it does not: basic and bottleneck layers of 4, 8 and 16 channels, inside PIR and alone, plain and channels-last, on
-one thread and two.
+this could not be reproduced (basic and bottleneck layers of 4, 8 and 16 channels, inside PIR and alone, contiguous and
+channels-last, on one thread and two).
 """
 
 
 def table(rows):
     """The page: a line for each pair, a column for each answer."""
     lines = [
-        "# Which towers go together, and what works with each",
+        "# Which towers can be combined, and what works with each",
         "",
         "Made by `python -m tests.support.towers` from tiny towers with random weights on a CPU; the tests in",
-        "tests/training/model/test_towers.py ask the same. `chunks`: the gradient of chunks is that of the whole batch",
-        "within 1e-5; a tower whose BatchNorm is live refuses them. `freeze`: not a bit of a frozen tower moves.",
-        "`LoRA`: adapters train in both towers and are merged when saved. `two processes`: the largest difference of a",
-        "weight from one process after 20 steps of AdamW at 1e-4 (biases of attention keys left out). `resume`: a run",
-        "that is stopped and resumed ends with the same bits.",
+        "tests/training/model/test_towers.py check the same. `chunks`: gradient caching gives the gradient of the",
+        'whole batch within 1e-5; it is refused while BatchNorm uses batch statistics ("live"). `freeze`: a frozen',
+        "tower does not change by a bit. `LoRA`: adapters train in both towers and are merged when saved. `two",
+        "processes`: the largest difference between a weight after 20 steps of AdamW at 1e-4 and the same weight",
+        "trained in one process (biases of attention keys left out). `resume`: a run that is stopped and resumed",
+        "ends with identical weights.",
         "",
         "| vision tower | text tower | " + " | ".join(COLUMNS) + " |",
         "|---|---|" + "---|" * len(COLUMNS),
