@@ -26,8 +26,8 @@ class Hit:
         scene: label.
         size: of the file, bytes.
         time: last change of the file, seconds since 1970.
-        relevance: standard deviations by which the similarity stands above what the query gets from the archive at
-            large; None where the archive does not vary.
+        relevance: standard deviations by which the score that ranks the hit (its similarity, for sentences less a share
+            of its hubness) lies above the query's scores in the archive at large; None where the archive does not vary.
         others: rows of the same place that the hit stands for, where hits are grouped.
         is_missing: whether its file is not there any more, or not mounted.
         bands: numbers of red, green and blue that were asked for when its scene was cut.

@@ -33,7 +33,7 @@ from .questions.answer import answer, check_marks, find_rows, query_vectors, uni
 from .questions.bank import bank_embeds, bank_sentences
 from .questions.doubts import doubts_about, shattered_below
 from .questions.query import Query, as_query
-from .questions.ranking import hubness, is_chance
+from .questions.ranking import Sample, hubness, is_chance
 from .rows import image_row
 from .stores.columns import COLUMNS, FileState, Row
 from .stores.files import WAIT_SECONDS, create_store, is_address, open_store
@@ -72,7 +72,7 @@ class PIRIndex:
         self.store = store
         self.encoder = encoder
         self.text_encoder: OnnxTextEncoder | None = None
-        self._sample: tuple[int, np.ndarray] | None = None
+        self._sample: tuple[int, Sample] | None = None
         self._embedded: tuple[Sequence[str], np.ndarray] | None = None  # the sentences of the last question
         self._root: str | None = None
         self.path: str = store.path
@@ -431,13 +431,14 @@ class PIRIndex:
         self._embedded = texts, vectors
         return vectors
 
-    def sample(self) -> np.ndarray:
-        """Vectors (rows, dim) of the archive at random, at most `SAMPLE_ROWS`; what any query gets from it at large."""
+    def sample(self) -> Sample:
+        """Rows of the archive at random, at most `SAMPLE_ROWS`."""
         num_rows = len(self)
         if self._sample is None or self._sample[0] != num_rows:
             chosen = np.random.default_rng(0).permutation(num_rows)[:SAMPLE_ROWS]
-            vectors = self.store.vectors_at(np.sort(chosen)) if num_rows else np.empty((0, self.metadata["dim"]))
-            self._sample = num_rows, vectors
+            nothing = [], np.empty((0, self.metadata["dim"]), dtype=np.float32)
+            rows, vectors = self.store.rows_at(np.sort(chosen)) if num_rows else nothing
+            self._sample = num_rows, Sample(vectors, [row["hubness"] for row in rows])
         return self._sample[1]
 
     def doubts(self, query: str | Query) -> list[str]:
@@ -463,7 +464,7 @@ class PIRIndex:
             doubts = doubts_about(text, source.reading, threshold)
             if not doubts and len(self) >= MIN_ROWS_OF_CHANCE:
                 bank = self.text_encoder.bank if self.text_encoder else bank_embeds(source, self.metadata["weights"])
-                if is_chance(self._embed_texts((text,))[0], self.sample(), bank):
+                if is_chance(self._embed_texts((text,))[0], self.sample().vectors, bank):
                     doubts = [f"No row of the index stands out for {text!r}: the hits may be chance."]
             found += doubts
         return found
@@ -533,7 +534,7 @@ class PIRIndex:
             raise ValueError(f"{num_queries} queries on {len(self)} rows leave nothing to check: add images first.")
         chosen = np.random.default_rng(seed).permutation(len(self))[:num_queries]
         shares = []
-        for vector in self.store.vectors_at(np.sort(chosen)):
+        for vector in self.store.rows_at(np.sort(chosen))[1]:
             found, true = (self.store.nearest(vector, k + 1, where, exact) for exact in (False, True))
             true_ids = {row["id"] for row, _ in true[1:]} or {row["id"] for row, _ in true}
             if true_ids:

@@ -130,7 +130,7 @@ def sample_ids(rows: list[tuple], seed: int) -> list[str]:
 
 def fitting_examples(index: PIRIndex) -> list[str]:
     """Sentences that some images of the archive stand out for, each for other images than the sentences before."""
-    images = index.sample()  # (rows, dim)
+    images = index.sample().vectors  # (rows, dim)
     if not len(images):
         return []
     similarity = bank_embeds(index.encoder, index.metadata["weights"]) @ images.T  # (sentences, rows)

@@ -13,7 +13,7 @@ import numpy as np
 from ..stores.columns import Row, in_files
 from .area import Area, is_excluded
 from .query import Query
-from .ranking import corrected, group_by_place, relevance
+from .ranking import Sample, corrected, group_by_place, relevance
 from .vectors import combine, learn_from_marks, leave_out, unit
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def answer(
     query: Query,
     vectors: np.ndarray,
     marked: frozenset[str],
-    sample: np.ndarray,
+    sample: Sample,
     k: int,
     where: str | None,
     exact: bool,
@@ -128,7 +128,7 @@ def answer(
         query: the question.
         vectors: of the question, see [`query_vectors`].
         marked: ids of rows that were judged already and are left out.
-        sample: (rows, dim) of the archive, at random.
+        sample: of the archive.
         k: answers at most.
         where: SQL filter.
         exact: compare all vectors even where there is an approximate index.
@@ -167,21 +167,24 @@ def answer(
 
 
 def _ranked(
-    found: Sequence[Sequence[tuple[Row, float]]], vectors: np.ndarray, sample: np.ndarray, is_by_words: bool
+    found: Sequence[Sequence[tuple[Row, float]]], vectors: np.ndarray, sample: Sample, is_by_words: bool
 ) -> list[Answer]:
     """What the vectors found, each row once, the best first.
 
-    Of one vector the cosine decides, less the rows' hubness where words were asked for; of several the relevance does,
-    since the cosines of one sentence are higher throughout than those of another.
+    Of one vector the cosine decides, less the rows' hubness where words were asked for and it is known; of several the
+    relevance does, since the scores of one sentence are higher throughout than those of another.
     """
+    offsets = [row["hubness"] for pairs in found for row, _ in pairs] + sample.hubness
+    is_corrected = is_by_words and None not in offsets
     best: dict[str, tuple[float, Answer]] = {}
     for pairs, vector in zip(found, vectors, strict=True):
-        similarity = np.array([value for _, value in pairs], dtype=np.float64)
-        above = relevance(similarity, vector, sample)
-        scores = corrected(similarity, [row["hubness"] for row, _ in pairs]) if is_by_words else similarity
-        if len(vectors) > 1:
-            scores = relevance(scores, vector, sample)
-        for (row, value), score, standing in zip(pairs, scores, above, strict=True):
+        scores = np.array([value for _, value in pairs], dtype=np.float64)
+        at_large = sample.vectors @ vector
+        if is_corrected:
+            scores = corrected(scores, [row["hubness"] for row, _ in pairs])
+            at_large = corrected(at_large, sample.hubness)
+        above = relevance(scores, at_large)
+        for (row, value), score, standing in zip(pairs, above if len(vectors) > 1 else scores, above, strict=True):
             if row["id"] not in best or score > best[row["id"]][0]:
                 best[row["id"]] = score, Answer(row, value, None if np.isnan(standing) else float(standing))
     order = sorted(best.values(), key=lambda pair: -pair[0])

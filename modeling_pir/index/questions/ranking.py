@@ -1,6 +1,7 @@
 """How rows are ranked and judged: hubness, relevance, and rows of one place."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -35,32 +36,40 @@ def hubness(embeddings: np.ndarray, bank: np.ndarray, logit_scale: float) -> np.
     return (means / sharpness).astype(np.float32)
 
 
-def corrected(similarity: np.ndarray, offsets: Sequence[float | None]) -> np.ndarray:
-    """Similarities less a share of the rows' hubness; unchanged if that of any row is not known.
+class Sample(NamedTuple):
+    """Rows of an archive at random: what any query gets from it at large.
+
+    Attributes:
+        vectors: (rows, dim) unit norm.
+        hubness: of the rows, see [`hubness`]; None for those whose hubness is not known.
+    """
+
+    vectors: np.ndarray
+    hubness: list[float | None]
+
+
+def corrected(similarity: np.ndarray, offsets: Sequence[float]) -> np.ndarray:
+    """Similarities less a share of the rows' hubness.
 
     Args:
         similarity: (rows,) cosine.
         offsets: of the rows, see [`hubness`].
     """
-    if any(offset is None for offset in offsets):
-        return similarity
     return similarity - HUBNESS_WEIGHT * np.asarray(offsets, dtype=np.float64)
 
 
-def relevance(similarity: np.ndarray, query: np.ndarray, sample: np.ndarray) -> np.ndarray:
-    """How far similarities stand above what the query gets from the archive at large, in standard deviations.
+def relevance(scores: np.ndarray, at_large: np.ndarray) -> np.ndarray:
+    """How far scores stand above what the query gets from the archive at large, in standard deviations.
 
     Args:
-        similarity: (rows,) cosine.
-        query: (dim,) unit norm.
-        sample: (rows, dim) of the archive, at random.
+        scores: (rows,) that the rows are ranked by: cosine, or corrected for hubness.
+        at_large: (rows,) the same scores of rows at random, see [`Sample`].
 
     Returns:
-        (rows,); NaN where the sample does not vary.
+        (rows,); NaN where those at random do not vary.
     """
-    at_large = sample @ query
     spread = at_large.std() if len(at_large) > 1 else 0.0
-    return (similarity - at_large.mean()) / spread if spread > 1e-9 else np.full(len(similarity), np.nan)
+    return (scores - at_large.mean()) / spread if spread > 1e-9 else np.full(len(scores), np.nan)
 
 
 def is_chance(query: np.ndarray, sample: np.ndarray, bank: np.ndarray) -> bool:
@@ -68,7 +77,7 @@ def is_chance(query: np.ndarray, sample: np.ndarray, bank: np.ndarray) -> bool:
 
     Args:
         query: (dim,) unit norm.
-        sample: (rows, dim) of the archive, at random.
+        sample: (rows, dim) of the archive, at random, unit norm.
         bank: (sentences, dim) unit norm, of all kinds of content.
     """
     scores = np.concatenate([bank, query[None]]) @ sample.T  # (sentences + 1, rows)

@@ -420,11 +420,12 @@ class LanceStore(Store):
                 self._snapshot = _Snapshot(version, table, row_ids, codes)
             return self._snapshot
 
-    def vectors_at(self, positions: np.ndarray) -> np.ndarray:
-        """Vectors (positions, projection_dim) by their place in the table."""
+    def rows_at(self, positions: np.ndarray) -> tuple[list[Row], np.ndarray]:
+        """Rows and their vectors (positions, projection_dim) by their place in the table; Lance chooses their order."""
         with self._reading():
-            found = self.table.take_offsets(positions.tolist()).select(["embedding"]).to_arrow()
-        return found.column("embedding").combine_chunks().flatten().to_numpy().reshape(len(positions), -1)
+            found = self.table.take_offsets(positions.tolist()).select(["row", "embedding"]).to_arrow()
+            rows = [self._full(row) for row in found.column("row").to_pylist()]
+        return rows, found.column("embedding").combine_chunks().flatten().to_numpy().reshape(len(positions), -1)
 
     def maintain(self) -> None:
         """Merge small fragments and bring the indexes up to date, where there is something to be done.

@@ -321,9 +321,9 @@ class ExactStore(Store):
             best = best[np.argsort(-similarity[best], kind="stable")]
             return list(zip(self._fetch(row_ids[best])[0], similarity[best].tolist(), strict=True))
 
-    def vectors_at(self, positions: np.ndarray) -> np.ndarray:
-        """Vectors (positions, projection_dim) by their place in the table."""
-        return self._fetch(self._matching(None)[positions])[1]
+    def rows_at(self, positions: np.ndarray) -> tuple[list[Row], np.ndarray]:
+        """Rows and their vectors (positions, projection_dim) by their place in the table."""
+        return self._fetch(self._matching(None)[positions])
 
     def maintain(self) -> None:
         """Nothing to tidy up."""

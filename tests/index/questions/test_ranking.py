@@ -1,9 +1,13 @@
 """Hubness, relevance, and hits of one place."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from modeling_pir.index.questions.ranking import corrected, group_by_place, hubness, is_chance, relevance
+from modeling_pir.index.questions.answer import answer
+from modeling_pir.index.questions.query import Query
+from modeling_pir.index.questions.ranking import Sample, corrected, group_by_place, hubness, is_chance, relevance
 from modeling_pir.index.rows import make_row
 
 
@@ -21,13 +25,24 @@ def test_hubness_is_the_soft_maximum_over_the_bank():
 def test_a_hub_falls_behind_a_row_that_only_this_query_finds():
     similarity = np.array([0.50, 0.49])
     assert corrected(similarity, [0.3, 0.1]).argmax() == 1
-    assert corrected(similarity, [0.3, None]) is similarity
 
 
 def test_relevance_counts_standard_deviations_above_the_archive():
     sample = np.array([[0.1, 0], [0.3, 0]], dtype=np.float32)
-    np.testing.assert_allclose(relevance(np.array([0.5]), np.array([1.0, 0]), sample), [3.0], rtol=1e-5)
-    assert np.isnan(relevance(np.array([0.5]), np.array([1.0, 0]), sample[:1])).all()
+    np.testing.assert_allclose(relevance(np.array([0.5]), sample[:, 0]), [3.0], rtol=1e-5)
+    assert np.isnan(relevance(np.array([0.5]), sample[:1, 0])).all()
+
+
+def test_relevance_is_that_of_the_score_that_ranks():
+    pairs = [(row("hub") | {"hubness": 0.9}, 0.60), (row("own") | {"hubness": 0.1}, 0.55)]
+    store = SimpleNamespace(nearest=lambda *_: pairs)
+    vectors = np.array([[1.0, 0.0]], dtype=np.float32)
+    sample = Sample(np.array([[0.1, 0], [0.3, 0]], dtype=np.float32), [0.0, 0.2])
+    query = Query("a lake", group="none")
+    for known, expected in ((sample, ["own", "hub"]), (sample._replace(hubness=[0.0, None]), ["hub", "own"])):
+        found = answer(store, query, vectors, frozenset(), known, 2, None, False)
+        assert [one.row["path"] for one in found] == expected
+        assert found[0].relevance > found[1].relevance
 
 
 def test_overlapping_chips_and_other_dates_are_one_place():
