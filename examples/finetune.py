@@ -1,7 +1,8 @@
 # /// script
 # requires-python = ">=3.11"
 # dependencies = [
-#   "accelerate>=1.10", "datasets>=4.0", "pillow>=11.0", "torch>=2.8", "torchvision>=0.23", "transformers>=5.20,<6",
+#   "accelerate>=1.10", "datasets>=4.0", "pillow>=11.0", "timm>=1.0.15", "torch>=2.8", "torchvision>=0.23",
+#   "transformers>=5.20,<6",
 # ]
 # ///
 """Fine-tune a published PIR on your own captions with transformers' Trainer; no checkout is needed.
