@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from .options import Subparsers, add_command, add_model, load_model
+from .options import Subparsers, add_bands, add_command, add_model, load_model
 from .text import printable, table
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def add_classify(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--template", default="an aerial image of {}", help="sentence of a label (default: %(default)s)"
     )
+    add_bands(parser, "found out")
     add_model(parser)
 
 
@@ -43,7 +44,7 @@ def _classify(args: argparse.Namespace) -> int:
     texts = encoder.embed_texts([args.template.replace("{}", label) for label in labels])
     read: list[str] = []
     errors: dict[str, str] = {}
-    images = _open_each(args.images, read, errors)
+    images = _open_each(args.images, args.bands, read, errors)
     similarity = encoder.embed_images(images, args.batch_size) @ texts.T  # (images, labels)
     if not read:
         raise ValueError(next(iter(errors.values())))
@@ -61,13 +62,15 @@ def _classify(args: argparse.Namespace) -> int:
     return 1 if errors else 0
 
 
-def _open_each(paths: Sequence[str], read: list[str], errors: dict[str, str]) -> "Iterator[Image.Image]":
+def _open_each(
+    paths: Sequence[str], bands: Sequence[int] | None, read: list[str], errors: dict[str, str]
+) -> "Iterator[Image.Image]":
     """The images that can be opened, one after the other; which they are, and what is wrong with the others."""
     from ..geo.raster import open_as_image
 
     for path in paths:
         try:
-            image = open_as_image(path)
+            image = open_as_image(path, bands)
         except ValueError as error:
             errors[path] = " ".join(str(error).split())
             continue

@@ -60,14 +60,20 @@ def add_chips(parser: argparse.ArgumentParser, overlap: float) -> None:
         help="metres per pixel of a chip (default: the model's own; 0.01 keeps the file's, however fine)",
     )
     parser.add_argument("--overlap", type=float, help=f"share of a side that chips share (default: {overlap})")
-    parser.add_argument(
-        "--bands", type=int, nargs=3, metavar=("RED", "GREEN", "BLUE"), help="band numbers from 1 (default: found out)"
-    )
+    add_bands(parser, "found out")
     parser.add_argument("--max-nodata", type=float, help="share of nodata from which a chip is left out (default: 0.5)")
     parser.add_argument(
         "--allow-references",
         action="store_true",
         help="also open what leads to other files or the network (VRT, s3://...): only of archives that you trust",
+    )
+
+
+def add_bands(parser: argparse.ArgumentParser, default: str) -> None:
+    """The option of a scene's colours."""
+    metavar = ("RED", "GREEN", "BLUE")
+    parser.add_argument(
+        "--bands", type=int, nargs=3, metavar=metavar, help=f"band numbers of a scene from 1 (default: {default})"
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..index.export import check_hits_file, write_hits
 from ..index.hit_pictures import write_sheet
 from ..index.questions.query import Query
-from .options import Subparsers, add_command, add_model, check_can_be_written, load_model
+from .options import Subparsers, add_bands, add_command, add_model, check_can_be_written, load_model
 from .text import table
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def add_search(subparsers: Subparsers) -> None:
     )
     parser.add_argument("sentences", nargs="*", metavar="SENTENCE", help="what to look for; several are taken together")
     parser.add_argument("--image", action="append", default=[], metavar="FILE", help="an image to find others like it")
+    add_bands(parser, "as --image names them, or as the index was cut")
     parser.add_argument("--like", action="append", default=[], metavar="ROW", help="a right hit: its id or path")
     parser.add_argument("--unlike", action="append", default=[], metavar="ROW", help="a wrong hit: its id or path")
     parser.add_argument("--not", dest="without", action="append", default=[], metavar="SENTENCE", help="not to be seen")
@@ -61,14 +62,14 @@ def _search(args: argparse.Namespace) -> int:
     from ..index.filters import filter_clause
     from ..index.pir_index import PIRIndex
 
-    query = _query(args)
+    index = PIRIndex.open(args.index, root=args.root)
+    query = _query(args, index.cut_bands)
     for path in args.save:
         check_hits_file(path)
     for path in (args.picture, *args.save):
         check_can_be_written(path)
     clauses = [args.where, filter_clause(args.scene, args.after, args.before, args.box)]
     where = " AND ".join(f"({clause})" for clause in clauses if clause) or None
-    index = PIRIndex.open(args.index, root=args.root)
     if where:
         index.store.count(where)  # a filter that cannot be understood is refused before the model is loaded
     needs_model = query.images or args.model or args.revision or args.device
@@ -88,7 +89,7 @@ def _search(args: argparse.Namespace) -> int:
     return 0
 
 
-def _query(args: argparse.Namespace) -> Query:
+def _query(args: argparse.Namespace, usual_bands: Sequence[int] | None) -> Query:
     """The question that the options ask; an area and images are read, so that what is wrong with them comes first."""
     from ..geo.raster import open_as_image
     from ..index.questions.area import Area
@@ -97,7 +98,7 @@ def _query(args: argparse.Namespace) -> Query:
         Area(args.area)
     return Query(
         sentences=args.sentences,
-        images=[open_as_image(path) for path in args.image],
+        images=[open_as_image(path, args.bands, usual_bands=usual_bands) for path in args.image],
         like=args.like,
         unlike=args.unlike,
         without=args.without,

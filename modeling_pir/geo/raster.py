@@ -18,7 +18,7 @@ from ..inference.images import IMAGE_SUFFIXES, MAX_PIXELS, open_image
 from .footprint import Bounds, Window
 from .opening import import_rasterio, open_dataset, readable
 from .placement import Placement
-from .sensors import check_bands, date_and_sensor, guess_bands
+from .sensors import check_bands, date_and_sensor, guess_bands, names_colors
 from .side_files import has_place_beside, tiff_tags
 from .values import bit_range, color_table, find_fill_values, find_stretch, stretched
 
@@ -58,13 +58,20 @@ def is_georaster(path: str | Path) -> bool:
         return False
 
 
-def open_as_image(path: str | Path, bands: Sequence[int] | None = None, allow_references: bool = False) -> Image.Image:
+def open_as_image(
+    path: str | Path,
+    bands: Sequence[int] | None = None,
+    allow_references: bool = False,
+    usual_bands: Sequence[int] | None = None,
+) -> Image.Image:
     """Open a file as one picture, as a query or to be looked at: a scene in the colours of its chips, or any image.
 
     Args:
         path: of a file.
         bands: of a scene, see [`iter_chips`].
         allow_references: see [`open_dataset`].
+        usual_bands: red, green and blue of scenes like this one, such as those of an index: taken if the file has
+            them and names none itself.
 
     Returns:
         8-bit RGB; of a scene at most `OVERVIEW_SIZE` pixels wide and high.
@@ -73,18 +80,24 @@ def open_as_image(path: str | Path, bands: Sequence[int] | None = None, allow_re
         ValueError: a file that cannot be read, or bands that cannot be told.
         ImportError: a scene, and rasterio is missing.
     """
-    if is_georaster(path):
-        return read_window(path, None, OVERVIEW_SIZE, bands, allow_references)
-    return open_image(path)
+    if not is_georaster(path):
+        return open_image(path)
+    if bands is None and usual_bands is not None:
+        with open_dataset(path, allow_references) as dataset:
+            bands = usual_bands if max(usual_bands) <= dataset.count and not names_colors(dataset) else None
+    return read_window(path, None, OVERVIEW_SIZE, bands, allow_references)
 
 
-def open_content_as_image(content: bytes, name: str, max_pixels: int) -> Image.Image:
+def open_content_as_image(
+    content: bytes, name: str, max_pixels: int, usual_bands: Sequence[int] | None = None
+) -> Image.Image:
     """Open the content of a file that was sent as one picture: a scene as [`open_as_image`] does, or any image.
 
     Args:
         content: of a file.
         name: what errors call it.
         max_pixels: of a scene; a larger one is refused before it is decoded.
+        usual_bands: see [`open_as_image`].
 
     Returns:
         8-bit RGB.
@@ -108,7 +121,7 @@ def open_content_as_image(content: bytes, name: str, max_pixels: int) -> Image.I
                         f"{path} has {dataset.width} x {dataset.height} pixels, more than the {max_pixels:,} that are "
                         "read here: make it smaller or cut a part out of it."
                     )
-            return open_as_image(path)
+            return open_as_image(path, usual_bands=usual_bands)
         except ValueError as error:
             raise ValueError(str(error).replace(path, name)) from error
 

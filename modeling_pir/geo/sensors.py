@@ -85,6 +85,11 @@ def guess_bands(dataset: "DatasetReader", num_bands: int, sensor: str | None, pa
     )
 
 
+def names_colors(dataset: "DatasetReader") -> bool:
+    """Whether a file itself names its red, green and blue band."""
+    return set(COLORS) <= set(_described(dataset, None))
+
+
 def _described(dataset: "DatasetReader", sensor: str | None) -> dict[str, int]:
     """Bands by colour, as far as descriptions or tags name them: "Red", "B04", "SR_B4", "band 4"."""
     is_old_landsat = bool(sensor and re.match(r"Landsat-[4-7]", sensor))

@@ -230,6 +230,11 @@ class PIRIndex:
         elif self.store.root != self.store.state["root"]:  # both were moved
             self.store.set_root(self.store.root)
 
+    @property
+    def cut_bands(self) -> tuple[int, int, int] | None:
+        """Numbers of the red, green and blue band that scenes were last cut with; None where each file says it."""
+        return tuple(self.store.state.get("chips", {}).get("bands") or ()) or None
+
     def cut_options(self, asked: Mapping[str, object] | None = None) -> ChipOptions:
         """How scenes are cut: as is asked for, else as the last ones were."""
         known = {name: value for name, value in self.store.state.get("chips", {}).items() if name in CHIP_OPTIONS}

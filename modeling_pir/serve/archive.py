@@ -63,7 +63,7 @@ class Archive:
         self.index = index
         self.show_paths = show_paths
         self.pictures = HitPictures()
-        self.queries = QueryPictures()
+        self.queries = QueryPictures(index.cut_bands)
         self._name = name
         self._rows: Cache[Hit] = Cache(NUM_ROWS)
         self._lock = threading.Lock()  # of the model and the store

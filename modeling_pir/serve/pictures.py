@@ -83,9 +83,14 @@ class HitPictures:
 
 
 class QueryPictures:
-    """Pictures that were sent to be asked with, shrunk, by a name that is a hash of what was sent."""
+    """Pictures that were sent to be asked with, shrunk, by a name that is a hash of what was sent.
 
-    def __init__(self) -> None:
+    Args:
+        bands: of scenes, see `usual_bands` of [`open_as_image`].
+    """
+
+    def __init__(self, bands: tuple[int, int, int] | None = None) -> None:
+        self._bands = bands
         self._cache: Cache[Image.Image] = Cache(NUM_QUERIES)
         self._reader = threading.Lock()  # one at a time: a large one takes memory while it is read
 
@@ -105,7 +110,7 @@ class QueryPictures:
         if self._cache.get(name) is None:
             with self._reader:
                 _check_pixels(content)
-                image = open_content_as_image(content, "The picture", MAX_QUERY_PIXELS)
+                image = open_content_as_image(content, "The picture", MAX_QUERY_PIXELS, self._bands)
             image.thumbnail((QUERY_SIZE, QUERY_SIZE))
             self._cache.put(name, image)
         return name

@@ -42,6 +42,21 @@ def test_scene_is_a_query_and_is_classified(run, archive, model_folder, tmp_path
     assert run("classify", archive / "scene16.tif", archive / "field.png", *labels)[0] == 0
 
 
+def test_a_scene_that_names_no_colours_is_a_query_in_the_bands_of_its_index(run, tmp_path, model_folder):
+    place = {"crs": "EPSG:32633", "transform": rasterio.Affine(4, 0, 5e5, 0, -4, 5.5e6)}
+    scene, index = tmp_path / "scene.tif", tmp_path / "index"
+    with rasterio.open(scene, "w", driver="GTiff", count=9, height=32, width=32, dtype="uint8", **place) as file:
+        file.write(np.random.default_rng(0).integers(1, 255, (9, 32, 32), dtype=np.uint8))
+    bands = ("--bands", 4, 3, 2)
+    options = ("--model", model_folder, "--chip-size", 32)
+    assert run("index", scene, "--index", index, *options, *bands)[0] == 0
+    question = ("search", "--image", scene, "--index", index, "--json")
+    same, other = (json.loads(run(*question, *more)[1])["hits"][0]["similarity"] for more in ((), ("--bands", 7, 8, 9)))
+    assert same > 0.999 > other
+    labels = ("classify", scene, "--labels", "forest,harbor", "--model", model_folder)
+    assert "bands" in run(*labels)[2] and run(*labels, *bands)[0] == 0
+
+
 def test_index_says_the_resolution_of_the_model_and_cuts_finer_scenes_to_it(run, archive, model_folder, tmp_path):
     options = ("--model", model_folder, "--chip-size", 16, "--overlap", 0, "--json")
     code, out, messages = run("index", archive, "--index", tmp_path / "a", *options)

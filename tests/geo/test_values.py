@@ -108,3 +108,19 @@ def test_scene_that_is_sent_is_read_as_the_file_is(tmp_path):
         open_content_as_image(path.read_bytes(), "The picture", 1000)
     with pytest.raises(ValueError, match=r"^The picture is no image that can be read"):
         open_content_as_image(path.read_bytes()[:-9000], "The picture", 10_000)
+
+
+@pytest.mark.parametrize(
+    ("count", "names", "taken"),
+    [
+        (9, None, (4, 3, 2)),
+        (3, None, (1, 2, 3)),  # there is no band 4
+        (4, ("blue", "green", "red", "nir"), (3, 2, 1)),
+    ],
+)
+def test_usual_bands_are_taken_where_a_scene_has_them_and_names_none(tmp_path, count, names, taken):
+    path = write_raster(tmp_path / "a.tif", noise(count), METRES, "EPSG:32633", descriptions=names)
+    expected = np.asarray(open_as_image(path, bands=taken))
+    assert np.array_equal(np.asarray(open_as_image(path, usual_bands=(4, 3, 2))), expected)
+    sent = open_content_as_image(path.read_bytes(), "The picture", 10_000, (4, 3, 2))
+    assert np.array_equal(np.asarray(sent), expected)
