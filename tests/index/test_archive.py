@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 
 import numpy as np
 import pytest
@@ -83,6 +84,58 @@ def test_label_files_as_editors_and_datasets_write_them(tmp_path, content, caplo
     labels, errors = read_labels(tmp_path / "metadata.jsonl")
     assert not errors and labels[str(tmp_path / "a.png")]["scene"] == "häfen"
     assert ("is not UTF-8" in caplog.text) == (b'h\xe4fen"' in content) or caplog.records[0].levelno == logging.WARNING
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("metadata.jsonl", '{"file_name": "a.png", "scene": "7"}\r{"file_name": "b/é.png", "clouds": 0.5}\r'),
+        ("metadata.jsonl", '{"file_name": "a.png", "scene": 7.0}\n{"file_name": "b\\\\e\u0301.png", "clouds": 0.5}\n'),
+        ("metadata.csv", "file_name,scene,clouds\n./a.png,7,\nb/é.png,,0.5\n"),
+        ("metadata.csv", 'clouds;file_name;scene\r\n;"a.png";7\r\n0.5;b\\é.png;\r\n'),
+    ],
+)
+def test_labels_reach_their_files_however_lines_and_names_are_written(tmp_path, name, text):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/é.png").touch()
+    (tmp_path / name).write_bytes(text.encode())
+    labels, errors = read_labels(tmp_path / name)
+    assert not errors and set(labels) == {str(tmp_path / "a.png"), str(tmp_path / "b/é.png")}
+    assert (labels[str(tmp_path / "a.png")]["scene"], labels[str(tmp_path / "b/é.png")]["clouds"]) == ("7", 0.5)
+
+
+def test_lines_of_one_file_add_up_and_what_is_left_out_is_listed(tmp_path):
+    entries = [
+        {"file_name": "a.png", "scene": "x", "caption": "one"},
+        {"file_name": "a.png", "date": "2019", "caption": "two"},
+        {"file_name": "a.png", "scene": "y"},
+        {"scene": "z"},
+        {"file_name": "b.png", "sensor": ["S2"]},
+    ]
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    labels, errors = read_labels(tmp_path / "metadata.jsonl")
+    own = labels[str(tmp_path / "a.png")]
+    assert (own["scene"], own["date"], own["caption"]) == ("x", "2019", "two")
+    said = (
+        "Line 3 .* scene is 'y', but 'x'",
+        "Line 4 .* names no file: write",
+        "Line 5 .* sensor is ..S2..: write one",
+    )
+    for (_, sentence), expected in zip(errors, said, strict=True):
+        assert re.match(expected, sentence)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,scene\na.png,x\n", "Line 1 .* has no column file_name: name it so"),
+        ("file_name,scene\na.png,x, y\n", "Line 2 .* has more cells than the head: put"),
+    ],
+)
+def test_a_table_of_labels_that_cannot_be_read_is_listed(tmp_path, text, message):
+    (tmp_path / "metadata.csv").write_text(text)
+    ((_, sentence),) = read_labels(tmp_path / "metadata.csv")[1]
+    assert re.match(message, sentence)
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,22 @@
-"""What a `metadata.jsonl` says of files, as in an imagefolder data set: one JSON object with `file_name` per line."""
+"""What a `metadata.jsonl` or `metadata.csv` says of files, as in an imagefolder data set: one `file_name` a line."""
 
 from __future__ import annotations
 
 import codecs
+import csv
+import io
 import json
 import logging
 import os
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ..stores.columns import COLUMNS, Row
 from .dates import iso_date
 
-LABELS_FILE = "metadata.jsonl"
+LABELS_FILES = ("metadata.jsonl", "metadata.csv")
 LABELS = ("scene", "date", "sensor")  # that have a column in any index
 logger = logging.getLogger(__name__)
 Labels = dict[str, dict]  # by absolute path: columns and their values, and all of them as JSON under `labels`
@@ -24,12 +27,13 @@ def read_labels(path: str | Path) -> tuple[Labels, Errors]:
     """Read a label file.
 
     Args:
-        path: of the file; `file_name` is relative to its folder. UTF-8, UTF-16 or, as older editors write it,
-            Windows-1252.
+        path: of the file; `file_name` is relative to its folder. JSON lines, or CSV separated by commas, semicolons or
+            tabs. UTF-8, UTF-16 or, as older editors write it, Windows-1252.
 
     Returns:
-        Labels by absolute path, and what is wrong with which line. Dates are ISO; other keys than `LABELS` become
-        columns of that name in small letters, numbers as numbers, lists and objects as JSON.
+        Labels by absolute path, of all lines of a file together, and what is wrong with which line. Dates are ISO;
+        other keys than `LABELS` become columns of that name in small letters, numbers as numbers, lists and objects as
+        JSON.
     """
     labels: Labels = {}
     errors: Errors = []
@@ -38,7 +42,29 @@ def read_labels(path: str | Path) -> tuple[Labels, Errors]:
         text = _decode(Path(path).read_bytes(), path)
     except OSError as error:
         return {}, [(str(path), f"{path} cannot be read ({error.strerror}): allow it, remove it or replace it.")]
-    for number, line in enumerate(text.split("\n"), start=1):  # other line separators may be part of a text
+    lines = _table_lines(text) if str(path).lower().endswith(".csv") else _json_lines(text)
+    for number, entry in lines:
+        at = f"Line {number} of {path}"
+        if isinstance(entry, str):
+            errors.append((str(path), f"{at} {entry}"))
+            continue
+        if not isinstance(entry.get("file_name"), str) or not entry["file_name"].strip():
+            errors.append((str(path), f"{at} names no file: write its file_name, or remove the line."))
+            continue
+        values, problems = _columns(entry)
+        errors += [(str(path), f"{at}: {problem}") for problem in problems]
+        own = labels.setdefault(_place(folder, entry["file_name"]), {})
+        for name in LABELS:
+            if name in own and values.get(name, own[name]) != own[name]:
+                problem = f"{name} is {values.pop(name)!r}, but {own[name]!r} on a line before it: keep one of them."
+                errors.append((str(path), f"{at}: {problem}"))
+        own |= values
+    return {place: own | {"labels": json.dumps(own, sort_keys=True)} for place, own in labels.items()}, errors
+
+
+def _json_lines(text: str) -> Iterator[tuple[int, dict | str]]:
+    """Number and object of each line, or what is wrong with it. Only line ends count: U+2028 may be part of a text."""
+    for number, line in enumerate(text.split("\n" if "\n" in text else "\r"), start=1):
         if not line.strip():
             continue
         try:
@@ -46,18 +72,44 @@ def read_labels(path: str | Path) -> tuple[Labels, Errors]:
             if not isinstance(entry, dict):
                 raise ValueError(f"it is {type(entry).__name__}")
         except (ValueError, RecursionError) as error:
-            errors.append((str(path), f"Line {number} of {path} is no JSON object ({error}): mend it or remove it."))
-            continue
-        if not isinstance(entry.get("file_name"), str):
-            continue
-        try:
-            values = dict(_columns(entry))
-        except ValueError as error:
-            errors.append((str(path), f"Line {number} of {path}: {error}"))
-            values = dict(_columns({key: value for key, value in entry.items() if key.lower() != "date"}))
-        place = os.path.normpath(os.path.join(folder, entry["file_name"]))
-        labels[place] = values | {"labels": json.dumps(values, sort_keys=True)}
-    return labels, errors
+            yield number, f"is no JSON object ({error}): mend it or remove it."
+        else:
+            yield number, entry
+
+
+def _table_lines(text: str) -> Iterator[tuple[int, dict | str]]:
+    """Number and cells of each line below the head, by column, or what is wrong with it; empty cells say nothing."""
+    head = re.split(r"[\r\n]", text.lstrip(), maxsplit=1)[0]
+    table = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count), skipinitialspace=True)
+    try:
+        if "file_name" not in (table.fieldnames or ()):
+            yield 1, "has no column file_name: name it so, and the others scene, date, sensor or as you like."
+            return
+        for row in table:
+            if None in row:
+                yield table.line_num, "has more cells than the head: put what holds a separator in quotes."
+            else:
+                yield (
+                    table.line_num,
+                    {name: cell if name.lower() in LABELS else _number(cell) for name, cell in row.items() if cell},
+                )
+    except csv.Error as error:
+        yield table.line_num, f"cannot be read ({error}): close its quotes."
+
+
+def _number(cell: str) -> str | float:
+    """What a cell says: a number where it is written as one, as JSON has it."""
+    return float(cell) if re.fullmatch(r"-?(0|[1-9]\d*)(\.\d+)?", cell) else cell
+
+
+def _place(folder: str, name: str) -> str:
+    """The absolute path of a file that a line names, however its separators and accents are written."""
+    place = os.path.normpath(os.path.join(folder, name))
+    if name.isascii() and "\\" not in name:
+        return place
+    slashed = os.path.normpath(os.path.join(folder, name.replace("\\", "/")))
+    spelled = [place, slashed, *(unicodedata.normalize(form, slashed) for form in ("NFC", "NFD"))]
+    return next((path for path in spelled if os.path.lexists(path)), place)
 
 
 def _decode(content: bytes, path: str | Path) -> str:
@@ -71,22 +123,36 @@ def _decode(content: bytes, path: str | Path) -> str:
         return content.decode("cp1252", errors="replace")
 
 
-def _columns(entry: Mapping[str, object]) -> Iterator[tuple[str, str | float]]:
-    """Columns and values of a line."""
+def _columns(entry: Mapping[str, object]) -> tuple[dict[str, str | float], list[str]]:
+    """Columns and values of a line, and what is wrong with those that are left out."""
+    values: dict[str, str | float] = {}
+    problems = []
     for key, value in entry.items():
         name = re.sub(r"\W", "_", key.lower(), flags=re.ASCII)
         if key == "file_name" or value is None or not name.strip("_"):
             continue
         if name == "date":
-            yield name, iso_date(value if isinstance(value, str) else json.dumps(value))
+            try:
+                values[name] = iso_date(_as_text(value))
+            except ValueError as error:
+                problems.append(str(error))
         elif name in LABELS:
             if isinstance(value, str | int | float):
-                yield name, str(value)
+                values[name] = _as_text(value)
+            else:
+                problems.append(f"{name} is {json.dumps(value)[:60]}: write one name.")
         else:
             name = f"label_{name}" if name in COLUMNS or name in ("row", "code", "embedding") else name
             name = f"_{name}" if name[0].isdigit() else name
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            yield name, float(value) if is_number else value if isinstance(value, str) else json.dumps(value)
+            values[name] = float(value) if is_number else value if isinstance(value, str) else json.dumps(value)
+    return values, problems
+
+
+def _as_text(value: object) -> str:
+    """A name or a date that was written as a number, without the .0 that a table gives it."""
+    value = int(value) if isinstance(value, float) and value.is_integer() else value
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def labels_above(source: str, root: str | None) -> tuple[Labels, Errors]:
@@ -101,10 +167,10 @@ def labels_above(source: str, root: str | None) -> tuple[Labels, Errors]:
     folder = os.path.dirname(source)
     is_below = root is not None and source.startswith(os.path.join(root, ""))
     while is_below or os.path.isfile(source):
-        path = os.path.join(folder, LABELS_FILE)
-        if os.path.isfile(path):
-            found, wrong = read_labels(path)
-            labels, errors = found | labels, errors + wrong
+        for path in (os.path.join(folder, name) for name in LABELS_FILES):
+            if os.path.isfile(path):
+                found, wrong = read_labels(path)
+                labels, errors = found | labels, errors + wrong
         if not is_below or folder == root:
             break
         folder = os.path.dirname(folder)

@@ -12,7 +12,7 @@ from pathlib import Path
 from ...geo.raster import RASTER_SUFFIXES
 from ...inference.images import IMAGE_SUFFIXES
 from ..stores.columns import FileState
-from .labels import LABELS_FILE, Labels, labels_above, loses_facts, read_labels
+from .labels import LABELS_FILES, Labels, labels_above, loses_facts, read_labels
 from .places import file_hash, find_moves, split_gone
 
 MAP_SUFFIXES = (".heat.png", ".heat.tif")  # what pir localize has drawn is no image of the archive
@@ -33,7 +33,7 @@ class Scan:
         skipped: files that are no images by their suffix, and links to folders that are looked through anyway.
         outside: links that lead out of what was named, and were followed.
         unreadable: (path, sentence) of files and folders that cannot even be looked at.
-        labels: of files that a `metadata.jsonl` describes, see [`read_labels`].
+        labels: of files that a `metadata.jsonl` or `metadata.csv` describes, see [`read_labels`].
     """
 
     new: list[str] = field(default_factory=list)
@@ -171,7 +171,7 @@ def _image_files(listing: Listing, exclude: str, scan: Scan) -> list[str]:
     for path in listing.files:
         if path in own_files or path.startswith(own_folder):
             continue
-        if os.path.basename(path) == LABELS_FILE and os.path.isfile(path):
+        if os.path.basename(path) in LABELS_FILES and os.path.isfile(path):
             labels, errors = read_labels(path)
             scan.labels |= labels
             scan.unreadable += errors
