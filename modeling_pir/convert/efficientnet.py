@@ -47,7 +47,6 @@ def build_efficientnet(state: State) -> TimmWrapperModel:
 
     Raises:
         ValueError: none of the family has these sizes.
-        ImportError: timm, which such a tower runs in, is not installed.
     """
     num_blocks = count_children(state, "_blocks.")
     width = shape_of(state, f"_blocks.{num_blocks - 1}._project_conv.weight")[0]

@@ -31,7 +31,6 @@ from transformers import (
 )
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from ..errors import need
 from ..hub.whole_folder import whole_folder
 from .backbones import count_children, shape_of
 from .state_dict import KeyTable, State, load_strictly, read_checkpoint, rename_key, state_dict_of
@@ -271,9 +270,7 @@ def build_resnet_clip(state: State, quick_gelu: bool, source: str) -> VisionText
 
     Raises:
         ValueError: another ResNet; or a tensor is missing, left over or of another shape.
-        ImportError: timm is missing.
     """
-    need("timm", "timm", "RN50 needs")
     from timm.models.byobnet import checkpoint_filter_fn
 
     blocks = [count_children(state, f"visual.layer{stage}.") for stage in range(1, 5)]
@@ -355,7 +352,6 @@ def convert_open_clip(
 
     Raises:
         ValueError: whatever is wrong with the file, the tokenizer or the folder.
-        ImportError: RN50, and timm is missing.
     """
     with whole_folder(out_dir) as folder:
         state = read_open_clip(checkpoint)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from transformers import AutoModel, BertConfig, BertModel, ResNetModel, TimmWrapperConfig
 
@@ -124,7 +125,6 @@ def test_saved_tower_folder_is_loaded(tmp_path, model, images):
 
 
 def test_timm_tower_takes_a_torchvision_file_and_a_timm_folder(tmp_path, tiny_config):
-    timm = pytest.importorskip("timm")
     source = timm.create_model("resnet18", num_classes=5)
     state = {key: torch.randn_like(value) if value.dim() > 1 else value for key, value in source.state_dict().items()}
     fields = tiny_config.to_dict() | {"instruction_config": TimmWrapperConfig(architecture="resnet18").to_dict()}
@@ -170,7 +170,6 @@ def efficientnet_state(model):
 @pytest.fixture
 def build_efficientnet():
     """A function that builds one of timm's with random weights and statistics."""
-    timm = pytest.importorskip("timm")
 
     def build(name):
         model = timm.create_model(name, num_classes=3).eval()

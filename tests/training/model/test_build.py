@@ -14,7 +14,6 @@ RESNET = {"architecture": "resnet18", "model_args": {"layers": [1, 1, 1, 1], "ch
 @pytest.fixture
 def make_run(tmp_path, tiny_model, tiny_tokenizer):
     """A function that writes a timm tower with some facts, a text tower, and gives the run that starts from them."""
-    pytest.importorskip("timm")
 
     def make(**facts):
         TimmWrapperModel(TimmWrapperConfig(**RESNET, **facts)).save_pretrained(tmp_path / "vision")
