@@ -19,15 +19,15 @@ def add_classify(subparsers: Subparsers) -> None:
         subparsers,
         "classify",
         _classify,
-        "say which of some labels fits images best, without training for them",
+        "classify images zero-shot by label names",
         "pir classify photo.jpg --labels airport,forest,harbor --model org/pir-rsicd",
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
-    parser.add_argument("--labels", required=True, help="separated by commas")
+    parser.add_argument("--labels", required=True, help="two or more, separated by commas")
     parser.add_argument(
-        "--template", default="an aerial image of {}", help="sentence of a label (default: %(default)s)"
+        "--template", default="an aerial image of {}", help="sentence for a label (default: %(default)s)"
     )
-    add_bands(parser, "found out")
+    add_bands(parser, "detected")
     add_model(parser)
 
 
@@ -37,10 +37,12 @@ def _classify(args: argparse.Namespace) -> int:
     if len(labels) < 2:
         raise ValueError(f"--labels {args.labels!r} names {len(labels)} labels: give two or more, separated by commas.")
     if "{}" not in args.template:
-        raise ValueError(f"--template {args.template!r} has no {{}}: put it where the label goes.")
+        raise ValueError(f"--template {args.template!r} has no {{}}: put {{}} where the label goes.")
     encoder = load_model(args)
     if encoder.logit_scale is None:
-        raise ValueError(f"{args.model} has no logit scale, so that its similarities are not probabilities of labels.")
+        raise ValueError(
+            f"{args.model} has no logit scale, so its similarities are no probabilities: use a model trained with one."
+        )
     texts = encoder.embed_texts([args.template.replace("{}", label) for label in labels])
     read: list[str] = []
     errors: dict[str, str] = {}

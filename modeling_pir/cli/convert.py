@@ -12,24 +12,24 @@ def add_convert(subparsers: Subparsers) -> None:
         subparsers,
         "convert",
         _convert,
-        "turn a checkpoint of the official PIR code or of open_clip into a folder that every command takes",
+        "convert a checkpoint of the official PIR code or of open_clip to a model folder",
         "pir convert RemoteCLIP-ViT-B-32.pt remoteclip",
     )
     parser.add_argument(
-        "checkpoint", help=".pth of PIR; or .pt or .safetensors of open_clip (RemoteCLIP, GeoRSCLIP...)"
+        "checkpoint", help=".pth of PIR, or .pt or .safetensors of open_clip (RemoteCLIP, GeoRSCLIP...)"
     )
     parser.add_argument("out_dir", help="folder to write; must not exist yet")
     parser.add_argument("--tokenizer", help="Hub id or folder (default: the one the checkpoint was trained with)")
     group = parser.add_argument_group("PIR")
     group.add_argument("--heads", type=int, help="attention heads of VIR and LCA, for a bare state dict (official: 8)")
     group.add_argument("--filter-size", type=int, help="tokens VIR keeps, for a bare state dict (official: 40)")
-    group.add_argument("--text-heads", type=int, help="heads of BERT (default: one for each 64 channels)")
-    group.add_argument("--verify", action="store_true", help="compare with the official computation afterwards")
+    group.add_argument("--text-heads", type=int, help="attention heads of BERT (default: one per 64 channels)")
+    group.add_argument("--verify", action="store_true", help="compare the result with the official computation")
     group = parser.add_argument_group("open_clip")
     group.add_argument(
         "--quick-gelu",
         action=argparse.BooleanOptionalAction,
-        help="whether it has QuickGELU (default: by the file's name)",
+        help="whether the model uses QuickGELU (default: decided by the file's name)",
     )
 
 
@@ -40,7 +40,7 @@ def _convert(args: argparse.Namespace) -> int:
 
     if holds_open_clip(args.checkpoint):
         done = convert_open_clip(args.checkpoint, args.out_dir, args.quick_gelu, args.tokenizer)
-        done += ["index and search with it:"] + [
+        done += ["to index and search with it:"] + [
             f"  pir index FOLDER --index archive.lance --model {args.out_dir}",
             '  pir search "planes beside a terminal" --index archive.lance',
         ]
@@ -62,7 +62,7 @@ def add_export(subparsers: Subparsers) -> None:
         subparsers,
         "export",
         _export,
-        "write both sides as ONNX models, as transformers.js reads them, and torch.export programs; checked",
+        "export both sides to ONNX (for onnxruntime and transformers.js) and torch.export, checked against the model",
         "pir export org/pir-rsicd exported",
     )
     parser.add_argument("model", metavar="MODEL", help="Hub id or folder")

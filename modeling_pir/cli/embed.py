@@ -29,12 +29,14 @@ def add_embed(subparsers: Subparsers) -> None:
         subparsers,
         "embed",
         _embed,
-        "embed the images of Parquet files, one output for each, or of a folder; what is there is skipped",
+        "embed the images of Parquet files (one output per file) or of a folder; existing outputs are skipped",
         "pir embed parquet --output embeddings --model org/pir-rsicd",
     )
-    parser.add_argument("source", help="Parquet file, folder or pattern, local or an address; a data set's id; images")
+    parser.add_argument(
+        "source", help="Parquet file, folder or glob, local or remote; a data set on the Hub; a folder of images"
+    )
     parser.add_argument("--output", required=True, help="folder or address to write to")
-    parser.add_argument("--column", default="image", help="that holds the images (default: %(default)s)")
+    parser.add_argument("--column", default="image", help="column with the images (default: %(default)s)")
     add_model(parser)
     add_cluster(parser)
 
@@ -53,16 +55,18 @@ def _embed_images(args: argparse.Namespace) -> int:
     from ..index.exchange.vectors import open_vectors
 
     if args.engine != "local":
-        raise ValueError("A folder of images is embedded here: leave --engine out, or use pir index --engine ray.")
+        raise ValueError(
+            "A folder of images is embedded in this process: leave --engine out, or use pir index --engine ray."
+        )
     output = Path(args.output) / IMAGES_FILE
     if output.exists():
         made_by = open_vectors(output).description
         print(json.dumps({"output": str(output), "rows": 0, "errors": []}) if args.json else
-              f"{output} is there already, made by {made_by['model_id']}: remove it to embed again")  # fmt: skip
+              f"{output} exists already, made by {made_by['model_id']}: remove it to embed again")  # fmt: skip
         return 0
     scan = scan_files([os.path.abspath(args.source)], {}, exclude=os.path.abspath(args.output))
     if not scan.new:
-        raise ValueError(f"{args.source} holds neither images nor Parquet files: name a folder that does.")
+        raise ValueError(f"{args.source} contains neither images nor Parquet files: name a folder that does.")
     encoder = load_model(args)
     output.parent.mkdir(parents=True, exist_ok=True)
     partial, errors = output.with_suffix(".partial"), list(scan.unreadable)
@@ -119,11 +123,11 @@ def _embed_shards(args: argparse.Namespace) -> int:
 def _embed_text(reports: Sequence["ShardReport"]) -> str:
     """What was done, in lines."""
     num_rows, num_skipped = sum(report.rows for report in reports), sum(report.skipped for report in reports)
-    lines = [f"{num_rows:,} rows embedded, {len(reports)} shards of which {num_skipped} were there already"]
+    lines = [f"{num_rows:,} rows embedded, {len(reports)} shards, of which {num_skipped} existed already"]
     failures = [report.failure for report in reports if report.failure]
     bad = [f"{report.source}, row {row}: {sentence}" for report in reports for row, sentence in report.errors]
     if failures:
         lines += [f"{len(failures)} shards could not be read:", *listed(failures)]
     if bad:
-        lines += [f"{len(bad)} images could not be read, their rows have an error and no embedding:", *listed(bad)]
+        lines += [f"{len(bad)} images could not be read; their rows have an error and no embedding:", *listed(bad)]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""`pir index`: make an index of an archive, or bring it up to date; and what is done to its rows as a whole."""
+"""`pir index` creates or updates an index; `pir delete`, `pir export-rows` and `pir check` work on its rows."""
 
 import argparse
 import json
@@ -39,11 +39,11 @@ def add_index(subparsers: Subparsers) -> None:
         subparsers,
         "index",
         _index,
-        "add a folder of images and scenes to an index, or what has changed in it",
+        "index a folder of images and scenes, or update an index with what has changed",
         "pir index archive --index archive.lance --model org/pir-rsicd",
     )
     parser.add_argument(
-        "sources", nargs="*", metavar="SOURCE", help="folder, file or STAC catalogue; a second run adds what is new"
+        "sources", nargs="*", metavar="SOURCE", help="folder, file or STAC catalogue; a second run embeds only changes"
     )
     parser.add_argument("--index", required=True, help="folder, file or address (s3://...) of the index")
     add_model(parser, required=False)
@@ -53,29 +53,36 @@ def add_index(subparsers: Subparsers) -> None:
         "--from",
         dest="vectors",
         metavar="PARQUET",
-        help="rows and vectors that export-rows or pir embed has written",
-    )
-    parser.add_argument("--delete-missing", action="store_true", help="also delete what is gone from the folder")
-    parser.add_argument(
-        "--force", action="store_true", help="also delete what was in folders that are empty or cannot be read"
+        help="take rows and vectors from a file of pir export-rows or pir embed",
     )
     parser.add_argument(
-        "--root", metavar="FOLDER", help="that paths are relative to (default: the first SOURCE, or where it has moved)"
+        "--delete-missing", action="store_true", help="delete rows of files that are gone from the folder"
+    )
+    parser.add_argument("--force", action="store_true", help="delete even rows of folders that are empty or unreadable")
+    parser.add_argument(
+        "--root", metavar="FOLDER", help="folder that paths are relative to (default: the first SOURCE)"
     )
 
 
 def add_rows(subparsers: Subparsers) -> None:
     """`pir delete`, `pir export-rows` and `pir check`."""
     about = (
-        ("delete", _delete, "delete rows of an index", "pir delete \"scene = 'airport'\" --index archive.lance"),
-        ("export-rows", _export, "write all rows of an index", "pir export-rows all.parquet --index archive.lance"),
-        ("check", _check, "compare the search with an exact one", "pir check --index archive.lance"),
+        ("delete", _delete, "delete rows from an index", "pir delete \"scene = 'airport'\" --index archive.lance"),
+        (
+            "export-rows",
+            _export,
+            "export rows of an index to GeoParquet, GeoJSON or STAC",
+            "pir export-rows all.parquet --index archive.lance",
+        ),
+        ("check", _check, "measure the recall of an index against exact search", "pir check --index archive.lance"),
     )
     delete, export, check = (add_command(subparsers, *facts) for facts in about)
     delete.add_argument("where", metavar="SQL", help="which rows, such as \"scene = 'airport'\"")
     export.add_argument("file", metavar="FILE", help=".geojson, .parquet or FOLDER/collection.json")
-    export.add_argument("--where", metavar="SQL", help="only these rows")
-    check.add_argument("--queries", type=at_least_one, default=100, help="rows that are asked for (default: 100)")
+    export.add_argument("--where", metavar="SQL", help="export only these rows")
+    check.add_argument(
+        "--queries", type=at_least_one, default=100, help="number of rows used as queries (default: 100)"
+    )
     for parser in (delete, export, check):
         parser.add_argument("--index", required=True, help="folder, file or address (s3://...) of the index")
 
@@ -115,11 +122,11 @@ def _tell(index: "PIRIndex", done: dict, args: argparse.Namespace) -> int:
 def _index(args: argparse.Namespace) -> int:
     """Add what is new or changed."""
     if not (args.sources or args.vectors):
-        raise ValueError("There is nothing to do: name a SOURCE or --from.")
+        raise ValueError("There is nothing to index: give a SOURCE or --from.")
     if args.sources and args.vectors:
-        raise ValueError("A SOURCE and --from cannot be brought in at once: run pir index twice.")
+        raise ValueError("A SOURCE and --from cannot be combined: run pir index twice.")
     if args.delete_missing and not (len(args.sources) == 1 and os.path.isdir(args.sources[0])):
-        raise ValueError("--delete-missing needs exactly one SOURCE, the folder whose state the index is to take.")
+        raise ValueError("--delete-missing needs exactly one SOURCE, the folder that the index is compared with.")
     if args.vectors:
         index = index_of_vectors(args)
         return _tell(index, asdict(import_vectors(index, open_vectors(args.vectors))), args)
@@ -244,7 +251,7 @@ def _export_image_side(index: "PIRIndex", files: list[str]) -> None:
     try:
         export_image(encoder)
     except (ValueError, OSError, ImportError) as error:
-        print(f"The images are embedded by torch, which is slower: {error}", file=sys.stderr)
+        print(f"The images are embedded with torch, which is slower: {error}", file=sys.stderr)
 
 
 def num_images(files: list[str]) -> int:
@@ -266,8 +273,8 @@ def _embed(index: "PIRIndex", files: list[str], labels: dict, args: argparse.Nam
         and any(path.lower().endswith(RASTER_SUFFIXES) for path in files)
     ):
         print(
-            f"The model was trained at about {chips.ground_resolution:g} m per pixel: finer scenes are cut at that "
-            "(--ground-resolution changes it).",
+            f"The model was trained at about {chips.ground_resolution:g} m per pixel: finer scenes are cut at "
+            "that resolution (change it with --ground-resolution).",
             file=sys.stderr,
         )
     if args.engine == "local":

@@ -15,13 +15,15 @@ def add_localize(subparsers: Subparsers) -> None:
         subparsers,
         "localize",
         _localize,
-        "find the places of one large scene that fit a sentence, as a heat map",
+        "map where in a large scene a sentence applies",
         'pir localize scene.tif "a pond in farmland" --output maps --model org/pir-rsicd',
     )
     parser.add_argument("scene", help="GeoTIFF or another raster")
     parser.add_argument("sentence", help="what to look for")
-    parser.add_argument("--output", required=True, help="folder of the PNG and the GeoTIFF, best outside the archive")
-    parser.add_argument("--places", type=int, default=5, help="best places that are listed (default: %(default)s)")
+    parser.add_argument(
+        "--output", required=True, help="folder for the PNG and the GeoTIFF, preferably outside the archive"
+    )
+    parser.add_argument("--places", type=int, default=5, help="number of places to list (default: %(default)s)")
     add_model(parser)
     add_chips(parser, overlap=0.5)
     parser.set_defaults(chip_size=224, overlap=0.5, max_nodata=0.5)
@@ -32,7 +34,7 @@ def _localize(args: argparse.Namespace) -> int:
     from ..geo.localize import localize
 
     if not args.allow_references and not os.path.exists(args.scene):
-        raise ValueError(f"{args.scene} does not exist: name a scene.")
+        raise ValueError(f"{args.scene} does not exist: name the file of a scene.")
     found = localize(
         load_model(args),
         args.scene,

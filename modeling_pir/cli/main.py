@@ -1,10 +1,10 @@
-"""The `pir` command: index an archive, search it, embed data sets, and what else a model is good for.
+"""The `pir` command: index and search an archive, embed data sets, localize, classify, serve, convert, export.
 
     pir index archive --index archive.lance --model org/pir-rsicd
     pir search "planes beside a terminal" --index archive.lance --picture found.png
 
-Exit codes: 0 all done; 1 done, but some files could not be read (they are listed); 2 nothing done, one sentence says
-why; 130 interrupted; 141 whoever read the output has ended.
+Exit codes: 0 all done; 1 done, but some files could not be read (they are listed); 2 failed, with the reason in one
+sentence; 130 interrupted; 141 the reader of the output has ended.
 """
 
 import argparse
@@ -50,13 +50,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"pir {args.command}: {sentence}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"pir {args.command}: interrupted; what was written is kept, run it again for the rest.", file=sys.stderr)
+        print(
+            f"pir {args.command}: interrupted; what has been written is kept, run the command again for the rest.",
+            file=sys.stderr,
+        )
         return 130
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all subcommands."""
-    parser = argparse.ArgumentParser("pir", description="Find satellite images by a sentence.")
+    parser = argparse.ArgumentParser("pir", description="Search satellite images by sentence or image.")
     parser.add_argument("--version", action="version", version=f"pir {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_index(subparsers)

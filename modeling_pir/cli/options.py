@@ -1,4 +1,4 @@
-"""Options that several commands share, and the model that they name."""
+"""Options shared by several commands, and loading the model they name."""
 
 import argparse
 import os
@@ -41,53 +41,59 @@ def at_least_one(text: str) -> int:
 
 
 def add_model(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """Options that say which model, and where it runs."""
-    default = "" if required else " (default: the one that made the index; for a new one, that of this checkout)"
+    """Options for the model and where it runs."""
+    default = "" if required else " (default: the index's own model; for a new index, the one in this checkout)"
     parser.add_argument("--model", required=required, help=f"Hub id or folder of PIR, CLIP, SigLIP...{default}")
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
-    parser.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU if there is one)")
+    parser.add_argument("--device", help="for example cpu or cuda:1 (default: a GPU if available)")
     parser.add_argument(
         "--batch-size", type=at_least_one, default=64, help="images encoded at once (default: %(default)s)"
     )
 
 
 def add_chips(parser: argparse.ArgumentParser, overlap: float) -> None:
-    """Options of how scenes are cut; those that are not given are None."""
-    parser.add_argument("--chip-size", type=at_least_one, help="pixels of a chip's side (default: 224)")
+    """Options for cutting scenes into chips; None where they are not given."""
+    parser.add_argument("--chip-size", type=at_least_one, help="side of a chip in pixels (default: 224)")
     parser.add_argument(
         "--ground-resolution",
         type=float,
-        help="metres per pixel of a chip (default: the model's own; 0.01 keeps the file's, however fine)",
+        help="metres per pixel of a chip (default: the model's; 0.01 keeps the file's own, however fine)",
     )
-    parser.add_argument("--overlap", type=float, help=f"share of a side that chips share (default: {overlap})")
-    add_bands(parser, "found out")
-    parser.add_argument("--max-nodata", type=float, help="share of nodata from which a chip is left out (default: 0.5)")
+    parser.add_argument(
+        "--overlap", type=float, help=f"overlap of neighbouring chips, as a share of their side (default: {overlap})"
+    )
+    add_bands(parser, "detected")
+    parser.add_argument("--max-nodata", type=float, help="leave out chips with a larger share of nodata (default: 0.5)")
     parser.add_argument(
         "--allow-references",
         action="store_true",
-        help="also open what leads to other files or the network (VRT, s3://...): only of archives that you trust",
+        help="also open files that refer to others or to the network (VRT, s3://...); only for archives you trust",
     )
 
 
 def add_bands(parser: argparse.ArgumentParser, default: str) -> None:
-    """The option of a scene's colours."""
+    """The option for the colour bands of a scene."""
     metavar = ("RED", "GREEN", "BLUE")
     parser.add_argument(
-        "--bands", type=int, nargs=3, metavar=metavar, help=f"band numbers of a scene from 1 (default: {default})"
+        "--bands", type=int, nargs=3, metavar=metavar, help=f"band numbers of a scene, from 1 (default: {default})"
     )
 
 
 def given_chips(args: argparse.Namespace) -> dict[str, object]:
-    """The options of how scenes are cut that were given, as JSON has them."""
+    """The options for cutting scenes that were given, as JSON values."""
     names = ("chip_size", "ground_resolution", "overlap", "bands", "max_nodata")
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
 def add_cluster(parser: argparse.ArgumentParser) -> None:
-    """Options of where bulk work is done."""
-    parser.add_argument("--engine", choices=("local", "ray"), default="local", help="this process, or Ray's workers")
-    parser.add_argument("--workers", type=at_least_one, help="Ray: processes with a model each (default: one per GPU)")
-    parser.add_argument("--address", help='Ray: of a cluster, such as "auto" (default: start Ray here)')
+    """Options for running bulk work."""
+    parser.add_argument(
+        "--engine", choices=("local", "ray"), default="local", help="run in this process or on Ray workers"
+    )
+    parser.add_argument(
+        "--workers", type=at_least_one, help="Ray: number of workers, each with a model (default: one per GPU)"
+    )
+    parser.add_argument("--address", help='Ray: address of a cluster, such as "auto" (default: start Ray here)')
 
 
 def check_can_be_written(path: str | None) -> None:
@@ -104,7 +110,7 @@ def check_can_be_written(path: str | None) -> None:
 
 
 def load_model(args: argparse.Namespace, index: "PIRIndex | None" = None) -> "Encoder":
-    """The model that is named, or the one that made the index."""
+    """The model named by the options, or the one that made the index."""
     from ..inference.encoder import load_encoder
 
     name, revision = args.model, args.revision
@@ -113,6 +119,6 @@ def load_model(args: argparse.Namespace, index: "PIRIndex | None" = None) -> "En
     if name is None:
         if not SHIPPED_MODEL.is_dir():
             raise ValueError("No model is named: add --model with a Hub id or a folder.")
-        print(f"No model is named: the small one of this checkout is used, {SHIPPED_MODEL.name}.", file=sys.stderr)
+        print(f"No --model given: using {SHIPPED_MODEL.name} from this checkout.", file=sys.stderr)
         name = str(SHIPPED_MODEL)
     return load_encoder(name, revision, args.device)

@@ -23,35 +23,48 @@ def add_search(subparsers: Subparsers) -> None:
         subparsers,
         "search",
         _search,
-        "find the images or parts of scenes that fit a sentence or an image best",
+        "search an index for the images or chips that best match a sentence or an image",
         'pir search "planes beside a terminal" --index archive.lance -k 5 --picture found.png --save found.geojson',
     )
-    parser.add_argument("sentences", nargs="*", metavar="SENTENCE", help="what to look for; several are taken together")
-    parser.add_argument("--image", action="append", default=[], metavar="FILE", help="an image to find others like it")
-    add_bands(parser, "as --image names them, or as the index was cut")
-    parser.add_argument("--like", action="append", default=[], metavar="ROW", help="a right hit: its id or path")
-    parser.add_argument("--unlike", action="append", default=[], metavar="ROW", help="a wrong hit: its id or path")
-    parser.add_argument("--not", dest="without", action="append", default=[], metavar="SENTENCE", help="not to be seen")
-    parser.add_argument("--each", action="store_true", help="what fits any of the sentences, not all of them")
     parser.add_argument(
-        "--image-weight", type=float, default=0.6, help="share of --image beside sentences (default: %(default)s)"
+        "sentences", nargs="*", metavar="SENTENCE", help="what to look for; several sentences are combined"
+    )
+    parser.add_argument("--image", action="append", default=[], metavar="FILE", help="find images similar to this one")
+    add_bands(parser, "the file's own, else those of the index")
+    parser.add_argument("--like", action="append", default=[], metavar="ROW", help="a relevant hit, by id or path")
+    parser.add_argument("--unlike", action="append", default=[], metavar="ROW", help="a wrong hit, by id or path")
+    parser.add_argument(
+        "--not", dest="without", action="append", default=[], metavar="SENTENCE", help="what the images should not show"
+    )
+    parser.add_argument("--each", action="store_true", help="match any of the sentences instead of all together")
+    parser.add_argument(
+        "--image-weight",
+        type=float,
+        default=0.6,
+        help="weight of --image relative to the sentences, 0 to 1 (default: %(default)s)",
     )
     parser.add_argument("--index", required=True, help="folder, file or address (s3://...) of the index")
     add_model(parser, required=False)
-    parser.add_argument("-k", type=int, default=10, help="hits at most (default: %(default)s)")
+    parser.add_argument("-k", type=int, default=10, help="maximum number of hits (default: %(default)s)")
     parser.add_argument("--where", metavar="SQL", help="filter, such as \"sensor = 'NAIP' AND date >= '2019'\"")
-    parser.add_argument("--scene", default="", help="only this scene label")
+    parser.add_argument("--scene", default="", help="only images with this scene label")
     parser.add_argument("--after", default="", metavar="DATE", help="only from this day, month or year on")
-    parser.add_argument("--before", default="", metavar="DATE", help="only up to this day, month or year, included")
-    parser.add_argument("--box", default="", metavar="W,S,E,N", help="only what touches this box; --box=-99,46,-98,47")
-    parser.add_argument("--area", metavar="GEOJSON", help="only what touches the polygons of this file")
-    parser.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="paths, such as '*/2019/*'")
+    parser.add_argument("--before", default="", metavar="DATE", help="only up to and including this day, month or year")
     parser.add_argument(
-        "--group", choices=("place", "none"), default="place", help="one hit a place, or all (default: %(default)s)"
+        "--box", default="", metavar="W,S,E,N", help="only what intersects this box, in degrees: --box=-99,46,-98,47"
+    )
+    parser.add_argument("--area", metavar="GEOJSON", help="only what intersects the polygons of this file")
+    parser.add_argument(
+        "--exclude", action="append", default=[], metavar="PATTERN", help="leave out paths, such as '*/2019/*'"
+    )
+    parser.add_argument(
+        "--group", choices=("place", "none"), default="place", help="one hit per place, or all (default: %(default)s)"
     )
     parser.add_argument("--root", metavar="FOLDER", help="where the archive is now (default: where it was indexed)")
-    parser.add_argument("--exact", action="store_true", help="compare all vectors, even of a large index")
-    parser.add_argument("--picture", metavar="PNG", help="write the hits as a sheet of pictures")
+    parser.add_argument(
+        "--exact", action="store_true", help="compare with all vectors instead of using the vector index"
+    )
+    parser.add_argument("--picture", metavar="PNG", help="write the hits as a contact sheet")
     parser.add_argument(
         "--save", action="append", default=[], metavar="FILE", help="write the hits as .geojson, .csv or .parquet"
     )
@@ -90,7 +103,7 @@ def _search(args: argparse.Namespace) -> int:
 
 
 def _query(args: argparse.Namespace, usual_bands: Sequence[int] | None) -> Query:
-    """The question that the options ask; an area and images are read, so that what is wrong with them comes first."""
+    """The query that the options describe; reads its area and images, so that errors in them come first."""
     from ..geo.raster import open_as_image
     from ..index.questions.area import Area
 

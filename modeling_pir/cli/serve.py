@@ -16,7 +16,7 @@ def add_serve(subparsers: Subparsers) -> None:
         subparsers,
         "serve",
         _serve,
-        "serve an index to browsers and programs: a page, and a JSON and GeoJSON API that /docs describes",
+        "serve an index as a web page and an HTTP API (described at /docs)",
         "pir serve --index archive.lance",
     )
     parser.add_argument("--index", required=True, help="folder, file or address (s3://...) of an index")
@@ -31,22 +31,25 @@ def add_demo(subparsers: Subparsers) -> None:
         subparsers,
         "demo",
         _demo,
-        "search a folder of images on a page in the browser",
+        "search a folder of images in the browser",
         "pir demo images",
     )
-    parser.add_argument("images", metavar="FOLDER", help="images, indexed for as long as the page runs")
+    parser.add_argument("images", metavar="FOLDER", help="folder of images; its index is deleted when the page stops")
     _add_address(parser)
     add_model(parser, required=False)
 
 
 def _add_address(parser: argparse.ArgumentParser) -> None:
-    """Options of where to listen, and who may ask."""
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: %(default)s)")
+    """Options for the address and for access."""
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 admits other machines (default: %(default)s)")
     parser.add_argument("--port", type=int, default=7860, help="(default: %(default)s)")
     parser.add_argument(
-        "--token", help="that whoever asks has to know (default: none on this machine, else a new one that is printed)"
+        "--token",
+        help="token that clients must send (default: none on the loopback interface, else a new one, printed)",
     )
-    parser.add_argument("--show-paths", action="store_true", help="tell whole paths, not only those in the archive")
+    parser.add_argument(
+        "--show-paths", action="store_true", help="show full paths instead of paths relative to the archive"
+    )
 
 
 def _serve(args: argparse.Namespace) -> int:

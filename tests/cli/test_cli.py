@@ -163,7 +163,7 @@ def test_folder_of_images_is_embedded_into_a_file_that_becomes_an_index(run, arc
     code, out, _ = run(*command)
     assert code == 1 and "images.parquet: 4 rows" in out and "broken.jpg is no image that can be read" in out
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["images.parquet"]
-    assert "is there already" in run(*command)[1]
+    assert "exists already" in run(*command)[1]
     assert run("index", "--from", tmp_path / "out" / "images.parquet", "--index", tmp_path / "other")[0] == 0
     hits = json.loads(run("search", "a", "--index", tmp_path / "other", "--scene", "airport", "--json")[1])["hits"]
     assert [hit["path"] for hit in hits] == [str(archive / "0.png")]
@@ -172,7 +172,7 @@ def test_folder_of_images_is_embedded_into_a_file_that_becomes_an_index(run, arc
 def test_folder_without_images_and_parquet_is_refused(run, tmp_path, model_folder):
     (tmp_path / "empty").mkdir()
     code, _, errors = run("embed", tmp_path / "empty", "--output", tmp_path / "out", "--model", model_folder)
-    assert code == 2 and "holds neither images nor Parquet files" in errors
+    assert code == 2 and "contains neither images nor Parquet files" in errors
 
 
 def test_catalogue_is_a_source_and_a_collection_an_export(run, archive, model_folder, tmp_path):
@@ -295,7 +295,7 @@ def test_search_filters_by_options_and_sql(run, tiny_images, tiny_model, tiny_pr
         (["index", "ARCHIVE", "--index", "NEW"], "add --model"),
         (["index", "ARCHIVE", "--index", "NEW", "--model", "/no/model"], "/no/model cannot be loaded"),
         (["index", "ARCHIVE", "--index", "ARCHIVE", "--model", "MODEL"], "is no index"),
-        (["index", "--index", "INDEX"], "nothing to do"),
+        (["index", "--index", "INDEX"], "nothing to index"),
         (["index", "a.png", "b.png", "--index", "INDEX", "--delete-missing"], "exactly one SOURCE"),
         (["export-rows", "all.csv", "--index", "INDEX"], "suffix '.csv'"),
         (["embed", "/nowhere", "--output", "NEW", "--model", "MODEL"], "no .parquet file at /nowhere"),
@@ -337,7 +337,7 @@ def test_interrupted_index_keeps_what_it_wrote(run, archive, model_folder, tmp_p
 
     monkeypatch.setattr("modeling_pir.inference.encoder.Encoder.embed_images", interrupted)
     code, _, err = run("index", archive, "--index", tmp_path / "index", "--model", model_folder)
-    assert code == 130 and "run it again for the rest" in err
+    assert code == 130 and "run the command again for the rest" in err
     monkeypatch.undo()
     assert "4 added" in run("index", archive, "--index", tmp_path / "index")[1]
 
@@ -381,8 +381,8 @@ def test_classify_agrees_with_the_model(run, archive, model_folder, tiny_model, 
 
 def test_embed_writes_a_file_per_shard_once(run, tiny_parquet_dataset, model_folder, tmp_path):
     options = (tiny_parquet_dataset, "--output", tmp_path / "out", "--model", model_folder)
-    assert "12 rows embedded, 3 shards of which 0 were there already" in run("embed", *options)[1]
-    assert "0 rows embedded, 3 shards of which 3 were there already" in run("embed", *options)[1]
+    assert "12 rows embedded, 3 shards, of which 0 existed already" in run("embed", *options)[1]
+    assert "0 rows embedded, 3 shards, of which 3 existed already" in run("embed", *options)[1]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "test.parquet",
         "train.parquet",
@@ -438,7 +438,7 @@ def test_serve_is_told_where_the_archive_is_now(run, indexed, archive, monkeypat
 def test_demo_indexes_a_folder_with_the_model_of_the_checkout(run, archive, model_folder, monkeypatch, served):
     monkeypatch.setattr("modeling_pir.cli.options.SHIPPED_MODEL", Path(model_folder))
     code, out, errors = run("demo", archive, "--port", 0)
-    assert code == 0 and "the small one of this checkout is used" in errors
+    assert code == 0 and "No --model given: using" in errors
     assert "4 rows" in out and "broken.jpg is no image that can be read" in out
     (num_rows, path, *_, name), *_ = served
     assert num_rows == 4 and name == "archive" and not Path(path).exists()

@@ -62,7 +62,7 @@ def test_export_that_fails_is_told_and_torch_embeds(folder, archive, monkeypatch
     monkeypatch.setattr(module, "export_image", fail)
     monkeypatch.setattr(index_command, "WORTH_AN_EXPORT", 4)
     assert cli.main(["index", str(archive), "--index", str(tmp_path / "index"), "--model", str(folder)]) == 0
-    assert "embedded by torch, which is slower: The image side of this model cannot be" in capsys.readouterr().err
+    assert "embedded with torch, which is slower: The image side of this model cannot be" in capsys.readouterr().err
     assert len(PIRIndex.open(tmp_path / "index")) == 4
 
 
