@@ -341,7 +341,7 @@ def _load_dual_encoder(model: str, revision: str | None, device: str | torch.dev
         raise
     except Exception as error:  # a damaged configuration makes transformers fail with almost any type
         raise ValueError(f"{model} cannot be loaded: {' '.join(str(error).split())}") from error
-    check_weights(network, report | {"unexpected_keys": ()}, model)  # checkpoints of others hold heads and buffers, too
+    check_weights(network, report | {"unexpected_keys": _unexpected_keys(network, report["unexpected_keys"])}, model)
     for side in ("image", "text"):
         if not hasattr(network, f"get_{side}_features"):
             raise ValueError(
@@ -364,6 +364,19 @@ def _load_dual_encoder(model: str, revision: str | None, device: str | torch.dev
     if tokenizer.pad_token is None:  # any token does, since it is masked
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return DualEncoder(network.to(device).eval(), processor, model, revision)
+
+
+def _unexpected_keys(network: PreTrainedModel, keys: Iterable[str]) -> list[str]:
+    """Keys of a checkpoint that say it is of another model.
+
+    Not among them are the counted positions that older versions of transformers saved, and what a checkpoint of another
+    class (`OwlViTForObjectDetection`, of which an `OwlViTModel` is loaded) has beside the model's own modules.
+    """
+    keys = [key for key in keys if not key.endswith("position_ids")]
+    if type(network).__name__ in (network.config.architectures or [type(network).__name__]):
+        return keys
+    own = {name for name, _ in network.named_children()}
+    return [key for key in keys if key.split(".")[0] in own]
 
 
 def _has_file(model: str, name: str, revision: str | None) -> bool:

@@ -1,9 +1,12 @@
 """CLIP, SigLIP and a VisionTextDualEncoder in the commands that take a model."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from modeling_pir import PIRIndex, load_encoder
 from modeling_pir.cli import main as cli
@@ -66,3 +69,19 @@ def test_a_file_of_weights_is_told_to_be_converted(tmp_path, run):
     (tmp_path / "RemoteCLIP.pt").write_bytes(b"weights")
     code, out = run("index", tmp_path, "--index", tmp_path / "index", "--model", tmp_path / "RemoteCLIP.pt")
     assert code == 2 and f"pir convert {tmp_path / 'RemoteCLIP.pt'} FOLDER" in out["error"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_that_the_configuration_has_no_place_for_are_refused_by_name(tmp_path, tiny_tokenizer, kind):
+    folder = Path(save_encoder(kind, tmp_path / "model", tiny_tokenizer))
+    state = load_file(folder / "model.safetensors")
+    save_file(state | {"text_model.embeddings.position_ids": torch.arange(3)}, folder / "model.safetensors")
+    load_encoder(str(folder))  # as old versions of transformers saved it
+    extra = {"vision_model.encoder.layers.9.weight": torch.zeros(2), "rest": torch.zeros(1)}
+    save_file(state | extra, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=r"2 unexpected \(rest, vision_model.encoder.layers.9.weight\)"):
+        load_encoder(str(folder))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": ["ModelForObjectDetection"]}))
+    with pytest.raises(ValueError, match=r"1 unexpected \(vision_model.encoder.layers.9.weight\)"):  # rest is its head
+        load_encoder(str(folder))

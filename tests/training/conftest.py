@@ -3,11 +3,14 @@
 import json
 from pathlib import Path
 
+import datasets
 import pytest
 
 from tests.support.tiny import model_fields
 from training import train as train_module
 from training.config import TrainConfig
+
+datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0  # 5 seconds behind each pass over parquet shards
 
 
 @pytest.fixture
