@@ -86,7 +86,8 @@ class PIRTextModelOutput(ModelOutput):
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
-MAIN_INPUTS = {"vision": "pixel_values", "text": "input_ids"}
+TOWER_ERRORS = (AssertionError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError)
+MAIN_INPUTS = {"vision": "pixel_values", "instruction": "pixel_values", "text": "input_ids"}
 
 
 def build_tower(config: PreTrainedConfig, side: str, **kwargs: object) -> PreTrainedModel:
@@ -171,20 +172,36 @@ def tower_width(tower: PreTrainedModel) -> int:
     return width
 
 
-def _tokens_of(outputs: ModelOutput, tower: PreTrainedModel) -> torch.Tensor:
-    """The tokens that a tower gives.
+def _run_tower(tower: PreTrainedModel, side: str, inputs: torch.Tensor, **kwargs: object) -> ModelOutput:
+    """What a tower gives for pixel values or token numbers.
 
     Raises:
-        ValueError: it gives none of its width.
+        ValueError: it fails on what every tower is given, or gives no tokens of its width for each input.
     """
-    tokens, width = getattr(outputs, "last_hidden_state", None), tower_width(tower)
-    if not isinstance(tokens, torch.Tensor) or tokens.dim() < 3 or width not in (tokens.shape[-1], tokens.shape[1]):
-        found = "none" if not isinstance(tokens, torch.Tensor) else f"a tensor of shape {tuple(tokens.shape)}"
+    name = f"The {side} tower ({tower.config.model_type})"
+    try:
+        outputs = tower(**{MAIN_INPUTS[side]: inputs}, return_dict=True, **kwargs)
+    except TOWER_ERRORS as error:
+        of_a_device = isinstance(error, RuntimeError) and type(error) not in TOWER_ERRORS  # lost, or out of memory
+        if of_a_device or "DefaultCPUAllocator" in str(error):
+            raise
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise ValueError(
-            f"A tower has to give tokens of its width, {width}, as last_hidden_state, but {type(tower).__name__} gives "
-            f"{found}: choose another model_type."
+            f"{name} fails on inputs of shape {tuple(inputs.shape)} ({reason}): give its configuration what "
+            f"{type(tower).__name__} needs, or choose another model_type."
+        ) from error
+    width, tokens = tower_width(tower), getattr(outputs, "last_hidden_state", None)
+    pooled = getattr(outputs, "pooler_output", None)
+    found = f"tokens of shape {tuple(tokens.shape)}" if isinstance(tokens, torch.Tensor) else "none"
+    fits = isinstance(tokens, torch.Tensor) and tokens.dim() > 2 and width in (tokens.shape[-1], tokens.shape[1])
+    if fits and pooled is not None and pooled.flatten(1).shape != (len(inputs), width):
+        fits, found = False, f"a pooled vector of shape {tuple(pooled.shape)}"
+    if not fits or len(tokens) != len(inputs):
+        raise ValueError(
+            f"{name} has to give tokens of its width, {width}, for each of {len(inputs)} inputs, but "
+            f"{type(tower).__name__} gives {found}: choose another model_type."
         )
-    return tokens
+    return outputs
 
 
 def count_prefix_tokens(tower: PreTrainedModel) -> int:
@@ -265,7 +282,7 @@ class PIRVisionSide:
 
     def _image_tokens(self, outputs: BaseModelOutputWithPooling) -> torch.Tensor:
         """Projected vision tokens (batch, 1 + patches, dim): row 0 pooled, then the grid in raster order."""
-        tokens = _tokens_of(outputs, self.vision_model)
+        tokens = outputs.last_hidden_state
         if tokens.dim() == 4:  # timm: (batch, rows, cols, width); convolutional towers: (batch, width, rows, cols)
             width = self.visual_projection.in_features
             tokens = tokens if tokens.shape[-1] == width else tokens.permute(0, 2, 3, 1)
@@ -280,7 +297,10 @@ class PIRVisionSide:
     def _instruct(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, BaseModelOutputWithPooling]:
         """The prior's projected scene feature (batch, dim), and its output."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_instruction_encoder):
-            outputs = self.instruction_model(pixel_values, return_dict=True)
+            outputs = _run_tower(self.instruction_model, "instruction", pixel_values)
+        if getattr(outputs, "pooler_output", None) is None:
+            kind = self.config.instruction_config.model_type
+            raise ValueError(f"The instruction tower ({kind}) gives no pooled vector: choose another model_type.")
         return self.instruction_projection(outputs.pooler_output.flatten(1)), outputs
 
     @can_return_tuple
@@ -304,7 +324,7 @@ class PIRVisionSide:
         """
         # In the weights' precision; in another order in memory, in which convolutions are faster, most in bfloat16.
         pixel_values = pixel_values.to(self.dtype).contiguous(memory_format=torch.channels_last)
-        vision_outputs = self.vision_model(pixel_values, return_dict=True, **kwargs)
+        vision_outputs = _run_tower(self.vision_model, "vision", pixel_values, **kwargs)
         image_tokens = self._image_tokens(vision_outputs)  # (batch, 1 + patches, dim)
         instruction_embeds, instruction_outputs, belief_scores, filtered_indices = None, None, None, None
         image_features = image_tokens[:, 0]
@@ -405,8 +425,8 @@ class PIRTextSide:
             kwargs["token_type_ids"] = token_type_ids
         if position_ids is not None:  # which not every tower takes
             kwargs["position_ids"] = position_ids
-        outputs = self.text_model(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
-        states = _tokens_of(outputs, self.text_model)
+        outputs = _run_tower(self.text_model, "text", input_ids, attention_mask=attention_mask, **kwargs)
+        states = outputs.last_hidden_state
         pooled = getattr(outputs, "pooler_output", None)
         if pooled is None and self.config.text_pooling == "mean":
             pooled = _mean_of_tokens(states, attention_mask)

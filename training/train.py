@@ -11,9 +11,10 @@ The loop is `train`, top to bottom. A run that gets SIGTERM saves itself and exi
 import argparse
 import dataclasses
 import logging
+import math
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from modeling_pir.hub.whole_folder import naming_full_disk
 from modeling_pir.modeling_pir import caption_keys
 from training.config import TrainConfig, load_config, parse_assignments
 from training.data.loader import build_loader, epoch_batches, load_splits
-from training.data.rows import scene_names
+from training.data.rows import decoded_images, scene_names
 from training.data.stream import Stream
 from training.evaluation.split_embeddings import evaluate_split
 from training.loop.grad_cache import cached_backward
@@ -42,7 +43,7 @@ from training.loop.sharding import check_sharding, prepare_sharding, whole_model
 from training.model.adapters import add_lora, freeze_modules
 from training.model.batch_norm import check_chunks, freeze_batch_norm, synchronise_batch_norms
 from training.model.build import build_model_and_processor
-from training.model.feature_cache import with_features
+from training.model.feature_cache import PRECISIONS, with_features
 from training.model.scene_classifier import prepare_instruction
 from training.model.starts import check_parts, check_starts
 from training.report.run_report import finish_run
@@ -79,18 +80,26 @@ def timed(batches: Iterable[dict], state: RunState) -> Iterable[dict]:
         state.seconds_in_steps += before - arrived
 
 
-def check_loss(loss: torch.Tensor, step: int, output_dir: Path) -> None:
-    """Stop at a loss that is not finite, before it reaches the weights.
+def check_losses(unchecked: list[torch.Tensor], step: int, output_dir: Path) -> None:
+    """Stop at a loss that was not finite, before anything is saved or logged of what came of it; empties the list.
+
+    Args:
+        unchecked: losses of the last steps, still on the device: looking at each in its step would wait for it.
+        step: that comes next.
+        output_dir: of the run.
 
     Raises:
         FloatingPointError: with the step and what is left.
     """
-    if not torch.isfinite(loss):
-        kept = output_dir / "last"
-        left = f"the model of the last whole epoch is in {kept}" if kept.exists() else "no epoch was finished"
-        raise FloatingPointError(
-            f"The loss is {loss.item()} at step {step}: training stopped, {left}. Lower learning_rate."
-        )
+    first, losses = step - len(unchecked), torch.stack(unchecked).tolist() if unchecked else []
+    unchecked.clear()
+    for number, loss in enumerate(losses, start=first):
+        if not math.isfinite(loss):
+            kept = output_dir / "last"
+            left = f"the model of the last whole epoch is in {kept}" if kept.exists() else "no epoch was finished"
+            raise FloatingPointError(
+                f"The loss is {loss} at step {number}: training stopped, {left}. Lower learning_rate."
+            )
 
 
 def build_accelerator(config: TrainConfig) -> Accelerator:
@@ -153,7 +162,7 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
     set_seed(config.seed)
     stop = stop_at_sigterm()
     output_dir, start = Path(config.output_dir), time.perf_counter()
-    splits = load_splits(config)
+    splits = load_splits(config, accelerator)
     model, processor = build_model(config, splits, accelerator.mixed_precision)
     scenes = scene_names(splits["validation" if config.streaming else "train"])
     loader = build_loader(config, splits["train"], scenes, processor, accelerator)
@@ -180,12 +189,14 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
         settle_best(output_dir, state.best)
     keep_records(accelerator, output_dir, state.records)
     save_checkpoint(accelerator, output_dir, state, scheduler)
+    validate = validation_of(config, splits["validation"], accelerator)
     progress = tqdm(total=num_steps, initial=state.step, desc="training", disable=not accelerator.is_main_process)
+    unchecked: list[torch.Tensor] = []
     for epoch in range(state.epoch, config.epochs):
         model.train()
         if config.freeze_batch_norm:
             freeze_batch_norm(plain)
-        batches = epoch_batches(accelerator, loader, processor.image_processor, epoch, state.step_in_epoch)
+        batches = epoch_batches(accelerator, loader, processor, epoch, state.step_in_epoch)
         for batch in timed(batches, state):
             seed_step(config.seed, state.step, accelerator.process_index)
             ids = batch.pop("image_ids"), batch.pop("scene_labels")
@@ -197,7 +208,7 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
                 captions = caption_keys(batch["input_ids"], batch.get("attention_mask"))
                 losses = joint_losses(plain, *embeds, *ids, accelerator.process_index, captions)
                 accelerator.backward(losses.loss)
-            check_loss(losses.loss.detach(), state.step, output_dir)
+            unchecked.append(losses.loss.detach())
             grad_norm = None
             if config.max_grad_norm:
                 grad_norm = accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
@@ -209,20 +220,24 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
             state.step += 1
             state.step_in_epoch += 1
             progress.update()
-            if state.step % config.log_every == 0:  # one process writes; reading the loss waits for the device
+            told_to_stop = is_told_to_stop(accelerator, stop)
+            is_due = config.checkpoint_every and state.step % config.checkpoint_every == 0
+            is_logged = state.step % config.log_every == 0
+            if told_to_stop or is_due or is_logged:
+                check_losses(unchecked, state.step, output_dir)
+            if is_logged:  # one process writes; reading the loss waits for the device
                 record = {"step": state.step, "epoch": epoch} | scalars(losses, grad_norm, scheduler, plain)
                 progress.set_postfix(loss=f"{record['loss']:.3f}")
                 write_record(accelerator, output_dir, record, state)
-            told_to_stop = is_told_to_stop(accelerator, stop)
-            is_due = config.checkpoint_every and state.step % config.checkpoint_every == 0
             if told_to_stop or (is_due and state.step_in_epoch < len(loader)):
                 save_checkpoint(accelerator, output_dir, since(state, start), scheduler)
             if told_to_stop:
                 raise Preempted(f"Stopped by SIGTERM at step {state.step}; --resume goes on from there.")
+        check_losses(unchecked, state.step, output_dir)
         accelerator.wait_for_everyone()
         full = whole_model(accelerator, model, whole)
         if accelerator.is_main_process:
-            close_epoch(config, accelerator, full, processor, splits["validation"], epoch, state)
+            close_epoch(config, accelerator, full, processor, validate, epoch, state)
         if whole is not None:
             whole.cpu()  # training needs its place on the device
         # Only the main process knows the best epoch and the number of records, and only it writes them.
@@ -251,12 +266,21 @@ def since(state: RunState, start: float) -> RunState:
     return dataclasses.replace(state, seconds=state.seconds + time.perf_counter() - start)
 
 
+def validation_of(
+    config: TrainConfig, rows: Dataset, accelerator: Accelerator
+) -> Callable[[PIRModel, PIRProcessor], dict[str, float]]:
+    """What measures a model on the validation rows, in the precision of the run; its images are kept where asked."""
+    images = list(decoded_images(rows)) if config.cache_images and accelerator.is_main_process else None
+    dtype = PRECISIONS.get(accelerator.mixed_precision)
+    return partial(evaluate_split, rows=rows, batch_size=config.evaluation_batch_size, dtype=dtype, images=images)
+
+
 def close_epoch(
     config: TrainConfig,
     accelerator: Accelerator,
     model: PIRModel,
     processor: PIRProcessor,
-    validation: Dataset,
+    validate: Callable[[PIRModel, PIRProcessor], dict[str, float]],
     epoch: int,
     state: RunState,
 ) -> None:
@@ -265,7 +289,7 @@ def close_epoch(
     save(output_dir / "last", model, processor, config.save_dtype)
     if (epoch + 1) % config.evaluate_every and epoch + 1 != config.epochs:
         return
-    metrics = evaluate_split(model, processor, validation, config.evaluation_batch_size)
+    metrics = validate(model, processor)
     record = {"epoch": epoch, "step": state.step, "split": "validation"} | metrics
     write_record(accelerator, output_dir, record, state)
     tqdm.write(f"epoch {epoch + 1} of {config.epochs}: validation mR {metrics['mR']:.2f}")

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from ..geo.chips import Chip, iter_chips
 from ..geo.raster import is_georaster
-from ..inference.images import open_image
+from ..inference.images import map_ahead, open_image
 from .archive.places import file_hash
 from .rows import make_row
 from .stores.columns import Row
@@ -116,15 +116,31 @@ class _Record:
 def _records(
     files: Iterable[str], chips: ChipOptions, labels: Mapping[str, Mapping[str, str]], progress: bool
 ) -> Iterator[_Record]:
-    """All images of all files, an end after each file."""
-    for path in tqdm(files, desc="embedding", unit="file", disable=not progress):
-        error = None
-        try:
-            for image, row in read_file(path, chips, labels.get(path, {})):
-                yield _Record(path, image, row)
-        except Exception as problem:  # a decoder raises anything on a broken file, and no file may end the run
-            error = _sentence(path, problem)
-        yield _Record(path, error=error)
+    """All images of all files, an end after each file; plain images are decoded ahead, scenes chip by chip."""
+
+    def of_file(path: str) -> Iterable[_Record]:
+        records = _records_of(path, chips, labels.get(path, {}))
+        return records if _is_scene(path) else list(records)
+
+    for records in map_ahead(of_file, tqdm(files, desc="embedding", unit="file", disable=not progress)):
+        yield from records
+
+
+def _is_scene(path: str) -> bool:
+    try:
+        return is_georaster(path)
+    except Exception:  # the records say so
+        return False
+
+
+def _records_of(path: str, chips: ChipOptions, labels: Mapping[str, str]) -> Iterator[_Record]:
+    error = None
+    try:
+        for image, row in read_file(path, chips, labels):
+            yield _Record(path, image, row)
+    except Exception as problem:  # a decoder raises anything on a broken file, and no file may end the run
+        error = _sentence(path, problem)
+    yield _Record(path, error=error)
 
 
 def _sentence(path: str, problem: Exception) -> str:

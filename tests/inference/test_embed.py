@@ -1,10 +1,13 @@
 """Bulk embedding: the model's own vectors, in the order given, equal texts once."""
 
+import threading
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from modeling_pir.inference.embed import embed_images, embed_texts
+from modeling_pir.inference.images import NUM_READERS, map_ahead
 
 
 def count_rows(module, name, monkeypatch):
@@ -66,3 +69,22 @@ def test_rows_are_single_precision_of_unit_norm(tiny_model, tiny_processor, tiny
 def test_nothing_gives_no_rows(tiny_model, tiny_processor):
     assert embed_images(tiny_model, tiny_processor, []).shape == (0, 16)
     assert embed_texts(tiny_model, tiny_processor, []).shape == (0, 16)
+
+
+def test_results_come_in_order_and_the_next_are_computed_meanwhile():
+    started, gate = [], threading.Event()
+
+    def slow(number):
+        started.append(number)
+        if number == 0:
+            gate.wait(10)  # until a later one is done, which one thread alone would never come to
+        else:
+            gate.set()
+        return 2 * number
+
+    results = map_ahead(slow, range(100))
+    assert [next(results) for _ in range(3)] == [0, 2, 4]
+    assert len(started) < 3 + 2 * NUM_READERS + 2  # only a few wait
+    results.close()
+    with pytest.raises(ZeroDivisionError):
+        list(map_ahead(lambda number: 1 / number, [1, 0]))

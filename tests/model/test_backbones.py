@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -301,8 +302,35 @@ def test_what_cannot_be_a_tower_is_said_in_one_sentence(side, tower, message):
 def test_a_tower_that_gives_no_tokens_of_its_width_is_said_in_one_sentence():
     model = PIRModel(build_tiny_config()).eval()
     model.vision_model.config.hidden_size = 7
-    with pytest.raises(ValueError, match="tokens of its width, 7, as last_hidden_state, but SwinModel gives a tensor"):
+    with pytest.raises(ValueError, match="tokens of its width, 7, for each of 2 inputs, but SwinModel gives tokens"):
         forward(model)
+
+
+@pytest.mark.parametrize(
+    ("side", "tower", "message"),
+    [
+        ("text", {"model_type": "deepseek_v2", **SMALL}, r"text tower \(deepseek_v2\) fails on .*TypeError"),
+        ("vision", {"model_type": "pixtral", **VIT_SIZE}, "PixtralVisionModel gives tokens of shape"),
+        ("vision", {"model_type": "textnet"}, "TextNetModel gives a pooled vector of shape"),
+        ("vision", {"model_type": "xclip_vision_model", **VIT_SIZE}, "XCLIPVisionModel needs, or choose another"),
+        ("instruction", {"model_type": "pixtral", **VIT_SIZE}, "PixtralVisionModel gives tokens of shape"),
+        ("instruction", {"model_type": "segformer", "num_encoder_blocks": 4}, "gives no pooled vector"),
+    ],
+    ids=lambda value: value.get("model_type") if isinstance(value, dict) else None,
+)
+def test_a_tower_that_fails_on_its_first_input_is_named(side, tower, message):
+    model = PIRModel(build_tiny_config(**{f"{side}_config": tower, "filter_size": 1})).eval()
+    with pytest.raises(ValueError, match=message):
+        forward(model)
+
+
+def test_a_tower_that_runs_out_of_memory_is_not_blamed(monkeypatch):
+    model = PIRModel(build_tiny_config()).eval()
+    for error in (torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate")):
+        monkeypatch.setattr(model.vision_model, "forward", Mock(side_effect=error))
+        with pytest.raises(type(error), match="allocate|CUDA") as raised:
+            forward(model)
+        assert raised.value is error
 
 
 TEXT_TOWERS = {

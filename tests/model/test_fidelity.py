@@ -303,18 +303,19 @@ def our_trajectory(folder, model, num_steps, **fields):
     config = build_config({"output_dir": str(folder / "run"), **settings})
     losses = []
 
-    def record(loss, step, _):
-        losses.append(loss.item())
+    def record(unchecked, step, _):
+        losses.extend(loss.item() for loss in unchecked)
+        unchecked.clear()
         if len(losses) == num_steps < PLANNED_STEPS:
             raise EnoughSteps
 
     with pytest.MonkeyPatch.context() as patch:
         splits = dict.fromkeys(("train", "validation", "test"), {"scene": []})
-        patch.setattr(train_module, "load_splits", lambda _: splits)
+        patch.setattr(train_module, "load_splits", lambda *_: splits)
         patch.setattr(train_module, "build_model", lambda *_: (model, None))
         patch.setattr(train_module, "build_loader", lambda *_: DrawnBatches())
         patch.setattr(train_module, "epoch_batches", lambda _, loader, *__: loader)
-        patch.setattr(train_module, "check_loss", record)
+        patch.setattr(train_module, "check_losses", record)
         for name in ("open_run", "keep_records", "save_checkpoint", "write_record", "close_epoch", "finish_run"):
             patch.setattr(train_module, name, lambda *_: None)
         with contextlib.suppress(EnoughSteps):

@@ -1,6 +1,8 @@
 """The loop: a run leaves what it promises, resumes exactly, stops at what cannot be trained on."""
 
+import dataclasses
 import json
+import math
 import os
 import signal
 import threading
@@ -21,7 +23,7 @@ from training.data.sources import load_image_captions
 from training.evaluation.split_embeddings import evaluate_split
 from training.run.checkpoint import Preempted, checkpoints
 from training.run.state import RunState
-from training.train import check_loss, timed, train
+from training.train import check_losses, timed, train
 
 CONFIGS = Path(train_module.__file__).parent / "configs"
 
@@ -117,13 +119,14 @@ def test_the_official_recipe_trains_its_temperatures_and_resumes_exactly(tiny_ru
 def test_what_came_after_the_last_checkpoint_is_done_again_alike(tiny_run, monkeypatch):
     whole, cut = tiny_run("whole"), tiny_run("cut", checkpoint_every=1)
     train(whole)
-    calls = iter(range(1, 100))
+    crashes = []
 
-    def crash(loss, step, output_dir):
-        if next(calls) == 4:  # the last step of the run, whose predecessor left a checkpoint
+    def crash(unchecked, step, output_dir):
+        if step == 4 and not crashes:  # the last step of the run, whose predecessor left a checkpoint
+            crashes.append(step)
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_module, "check_loss", crash)
+    monkeypatch.setattr(train_module, "check_losses", crash)
     with pytest.raises(KeyboardInterrupt):
         train(cut)
     assert checkpoints(train_module.Path(cut.output_dir))[-1].name == "step_000000003"
@@ -219,9 +222,43 @@ def test_fewer_items_than_a_batch_are_refused(tiny_run):
 
 
 def test_a_loss_that_is_no_number_names_the_step(tmp_path):
+    unchecked = [torch.tensor(value) for value in (1.0, math.nan, 2.0)]
     with pytest.raises(FloatingPointError, match="loss is nan at step 7: training stopped, no epoch was finished"):
-        check_loss(torch.tensor(float("nan")), 7, tmp_path)
-    check_loss(torch.tensor(1.0), 7, tmp_path)
+        check_losses(unchecked, 9, tmp_path)
+    unchecked = [torch.tensor(1.0)]
+    check_losses(unchecked, 7, tmp_path)
+    assert not unchecked
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [({}, [4, 8]), ({"checkpoint_every": 2}, [2, 4, 4, 6, 8]), ({"log_every": 1}, [1, 2, 3, 4, 4, 5, 6, 7])],
+    ids=["epoch", "checkpoint", "log"],
+)
+def test_losses_are_read_when_something_is_due_and_nothing_of_a_broken_one_is_kept(
+    tiny_run, monkeypatch, fields, expected
+):
+    steps, reads = iter(range(99)), []
+    joint_losses, check = train_module.joint_losses, train_module.check_losses
+
+    def broken(*arguments):
+        losses = joint_losses(*arguments)
+        return dataclasses.replace(losses, loss=losses.loss * math.nan) if next(steps) == 6 else losses
+
+    def counted(unchecked, step, output_dir):
+        reads.append(step)
+        check(unchecked, step, output_dir)
+
+    monkeypatch.setattr(train_module, "joint_losses", broken)
+    monkeypatch.setattr(train_module, "check_losses", counted)
+    config = tiny_run(captions_per_image=0, batch_size=5, **{"log_every": 99} | fields)  # 4 steps an epoch
+    with pytest.raises(FloatingPointError, match=r"loss is nan at step 6: training stopped, the model of the last"):
+        train(config)
+    assert reads == expected
+    run = train_module.Path(config.output_dir)
+    states = [load_file(file) for file in run.rglob("model.safetensors")]
+    assert len(states) == 3 and all(value.isfinite().all() for state in states for value in state.values())
+    assert not any("nan" in line.lower() for line in (run / "metrics.jsonl").read_text().splitlines())
 
 
 def test_waiting_for_batches_and_stepping_are_told_apart(monkeypatch):
@@ -379,7 +416,7 @@ def test_ctrl_c_says_how_to_go_on(tiny_run, tmp_path, monkeypatch, capsys, steps
         if next(places) == steps:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_module, "check_loss" if steps else "build_model", interrupt)
+    monkeypatch.setattr(train_module, "check_losses" if steps else "build_model", interrupt)
     with pytest.raises(SystemExit) as raised:
         train_module.main(["--config", str(tmp_path / "run.yaml")])
     said = capsys.readouterr().err.splitlines()[-1]

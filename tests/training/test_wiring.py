@@ -11,18 +11,20 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from modeling_pir import PIRModel, PIRProcessor
 from modeling_pir.processing_pir import build_image_processor
 from tests.support.tiny import build_tiny_config
 from training import train as train_module
+from training.data import rows
 from training.data.loader import build_loader, load_splits
 from training.data.rows import scene_names
 from training.model import scene_classifier
 from training.model.adapters import add_lora
 from training.run.checkpoint import seed_step
-from training.train import build_accelerator, train
+from training.train import build_accelerator, build_model, train, validation_of
 
 PLAIN_ITEMS = {"crop_scale": 1.0, "rand_augment": False, "flips_and_turns": False}
 AUGMENTATIONS = [{"crop_scale": 0.3}, {"rand_augment": True}, {"flips_and_turns": True}]
@@ -227,10 +229,39 @@ def test_the_model_is_chosen_on_validation_as_often_as_was_asked_for(run, spy):
     config = run(epochs=5, evaluate_every=2, evaluation_batch_size=3)
     train(config)
     names = load_splits(config)["validation"]["filename"]
-    assert [call.arguments[2]["filename"] for call in calls] == [names] * 3  # epochs 1, 3 and the last
-    assert all(call.arguments[3] == 3 for call in calls)
+    assert [call.options["rows"]["filename"] for call in calls] == [names] * 3  # epochs 1, 3 and the last
+    assert all(call.options["batch_size"] == 3 for call in calls)
     epochs = [json.loads(line)["epoch"] for line in open(f"{config.output_dir}/metrics.jsonl") if "mR" in line]
     assert epochs == [1, 3, 4]
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_validation_computes_in_the_precision_of_the_run(run, monkeypatch, precision):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", precision)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    seen, embed = set(), PIRModel.get_text_features
+
+    def look(model, *arguments, **inputs):
+        seen.add(torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu"))
+        return embed(model, *arguments, **inputs)
+
+    monkeypatch.setattr(PIRModel, "get_text_features", look)
+    config = run()
+    accelerator = build_accelerator(config)
+    model, processor = build_model(config, load_splits(config), accelerator.mixed_precision)
+    validation_of(config, load_splits(config)["validation"], accelerator)(model, processor)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert seen == {torch.bfloat16 if precision == "bf16" else False}
+
+
+@pytest.mark.parametrize(("cache_images", "times"), [(False, 1 + 3), (True, 1 + 1)])
+def test_validation_images_are_decoded_once_where_images_are_kept(run, monkeypatch, cache_images, times):
+    opened, open_image = [], rows.open_image
+    monkeypatch.setattr(rows, "open_image", lambda source, name: opened.append(name) or open_image(source, name))
+    config = run(epochs=3, cache_images=cache_images)
+    train(config)
+    names = load_splits(config)["validation"]["filename"]
+    assert [opened.count(name) for name in names] == [times + 1] * len(names)  # the last to see their names
 
 
 @pytest.mark.parametrize(

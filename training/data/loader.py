@@ -6,7 +6,6 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset
 from torch.utils.data import DataLoader
-from transformers import BaseImageProcessor
 
 from modeling_pir import PIRConfig, PIRProcessor
 from modeling_pir.processing_pir import image_size
@@ -19,8 +18,8 @@ from training.data.sources import load_image_splits
 from training.data.stream import Stream, StreamItems, StreamLoader, in_memory, open_streams
 
 
-def load_splits(config: TrainConfig) -> dict[str, Dataset | Stream]:
-    """The train, validation and test rows of the run, checked before any work starts."""
+def load_splits(config: TrainConfig, accelerator: Accelerator | None = None) -> dict[str, Dataset | Stream]:
+    """The train, validation and test rows of the run, checked before any work starts, by its processes together."""
     if config.streaming:
         return load_streamed_splits(config)
     options = {
@@ -28,6 +27,8 @@ def load_splits(config: TrainConfig) -> dict[str, Dataset | Stream]:
         "revision": config.data_revision,
         "skip_bad_images": config.skip_bad_images,
     }
+    if accelerator is not None:
+        options |= {"process_index": accelerator.process_index, "num_processes": accelerator.num_processes}
     splits = load_image_splits(config.data, **options)
     num_items = len(splits["train"])
     if not config.captions_per_image:
@@ -139,7 +140,7 @@ def build_loader(
 def epoch_batches(
     accelerator: Accelerator,
     loader: DataLoader | StreamLoader | DeviceLoader,
-    image_processor: BaseImageProcessor,
+    processor: PIRProcessor,
     epoch: int,
     start: int,
 ) -> Iterator[dict[str, torch.Tensor]]:
@@ -151,7 +152,7 @@ def epoch_batches(
         batches = accelerator.skip_first_batches(loader, start) if start else loader
         batches.set_epoch(epoch)
     for batch in batches:
-        yield normalised(batch, image_processor)
+        yield normalised(batch, processor.image_processor)
 
 
 def split_facts(rows: Dataset | Stream) -> dict[str, int | str | None]:

@@ -6,14 +6,16 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from operator import itemgetter
 
 import torch
 import torchvision.transforms.v2.functional as TF
+from accelerate.utils import gather_object
 from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from modeling_pir.inference.images import open_image
+from modeling_pir.inference.images import map_ahead, open_image
 
 logger = logging.getLogger(__name__)
 SPLITS = ("train", "validation", "test")
@@ -102,8 +104,18 @@ def image_bytes_or_path(record: dict | None) -> bytes | str:
     return record["bytes"] if record["bytes"] is not None else record["path"]
 
 
-def check_images(rows: Dataset, split: str, skip_bad_images: bool) -> Dataset:
-    """Decode every image once; stop at the first that cannot be, or leave such images out, counted and listed."""
+def check_images(
+    rows: Dataset, split: str, skip_bad_images: bool, process_index: int = 0, num_processes: int = 1
+) -> Dataset:
+    """Decode every image once; stop at the first that cannot be, or leave such images out, counted and listed.
+
+    Args:
+        rows: of the split.
+        split: its name.
+        skip_bad_images: leave them out.
+        process_index: of this process.
+        num_processes: that decode a part each and tell the others of it.
+    """
     undecoded = rows.cast_column("image", ImageFeature(decode=False))
 
     def problem_of(index: int) -> str | None:
@@ -114,8 +126,11 @@ def check_images(rows: Dataset, split: str, skip_bad_images: bool) -> Dataset:
             return str(error)
         return None
 
+    own = range(process_index, len(undecoded), num_processes)
     with ThreadPoolExecutor() as pool:
-        problems = list(pool.map(problem_of, range(len(undecoded))))
+        found = list(zip(own, pool.map(problem_of, own), strict=True))
+    found = gather_object(found) if num_processes > 1 else found
+    problems = [problem for _, problem in sorted(found, key=itemgetter(0))]
     bad = [index for index, problem in enumerate(problems) if problem]
     if bad and not skip_bad_images:
         raise ValueError(
@@ -150,9 +165,9 @@ def decode_image(row: dict) -> torch.Tensor:
 
 
 def decoded_images(rows: Dataset) -> Iterator[Image.Image]:
-    """The images of the rows, one after the other, as RGB."""
-    for row in rows.select_columns(["image", "filename"]).cast_column("image", ImageFeature(decode=False)):
-        yield open_image(image_bytes_or_path(row["image"]), row["filename"])
+    """The images of the rows, one after the other, as RGB; the next are decoded while one is used."""
+    undecoded = rows.select_columns(["image", "filename"]).cast_column("image", ImageFeature(decode=False))
+    return map_ahead(lambda row: open_image(image_bytes_or_path(row["image"]), row["filename"]), undecoded)
 
 
 def dataset_facts(rows: Dataset) -> dict[str, int | str]:

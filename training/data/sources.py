@@ -75,6 +75,8 @@ def load_image_splits(
     split_list: str | None = None,
     revision: str | None = None,
     skip_bad_images: bool = False,
+    process_index: int = 0,
+    num_processes: int = 1,
 ) -> dict[str, Dataset]:
     """Load several splits of captioned images, reading their source once.
 
@@ -84,6 +86,8 @@ def load_image_splits(
         split_list: see [`load_image_captions`].
         revision: of a Hub data set.
         skip_bad_images: see [`load_image_captions`].
+        process_index: see [`check_images`].
+        num_processes: see [`check_images`].
 
     Returns:
         The rows of each split, by the name that was asked for.
@@ -111,7 +115,8 @@ def load_image_splits(
                 f"There is no split {name!r} in {source!r}: it has {existing or 'no images at all'}; add a column "
                 "split whose cells are train, val or test, or more images."
             )
-        loaded[split] = check_images(check_captions(parts[name]), name, skip_bad_images)
+        rows = check_captions(parts[name])
+        loaded[split] = check_images(rows, name, skip_bad_images, process_index, num_processes)
     return loaded
 
 

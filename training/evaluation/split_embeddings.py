@@ -6,7 +6,7 @@ from time import perf_counter
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
-from PIL.Image import Transpose
+from PIL.Image import Image, Transpose
 
 from modeling_pir import PIRModel, PIRProcessor
 from modeling_pir.inference.encoder import Encoder, PIREncoder
@@ -40,6 +40,7 @@ def embed_split(
     batch_size: int,
     dtype: torch.dtype | None = None,
     progress: bool = False,
+    images: list[Image] | None = None,
 ) -> SplitEmbeddings:
     """Embed every image and every distinct caption of a split once.
 
@@ -50,19 +51,25 @@ def embed_split(
         batch_size: images or texts encoded at once.
         dtype: precision to compute in, None for the weights' own.
         progress: show bars.
+        images: of the rows, where they are decoded already.
 
     Returns:
         The embeddings.
     """
     was_training = model.training
     model.eval()
-    embeddings = embed_rows(PIREncoder(model, processor), rows, batch_size, dtype, progress)
+    embeddings = embed_rows(PIREncoder(model, processor), rows, batch_size, dtype, progress, images)
     model.train(was_training)
     return embeddings
 
 
 def embed_rows(
-    encoder: Encoder, rows: Dataset, batch_size: int, dtype: torch.dtype | None = None, progress: bool = False
+    encoder: Encoder,
+    rows: Dataset,
+    batch_size: int,
+    dtype: torch.dtype | None = None,
+    progress: bool = False,
+    images: list[Image] | None = None,
 ) -> SplitEmbeddings:
     """[`embed_split`] for any encoder.
 
@@ -72,6 +79,7 @@ def embed_rows(
         batch_size: images or texts encoded at once.
         dtype: precision to compute in, None for the weights' own.
         progress: show bars.
+        images: of the rows, where they are decoded already.
 
     Returns:
         The embeddings.
@@ -82,7 +90,8 @@ def embed_rows(
     texts = [caption for captions in rows["captions"] for caption in captions]
     counts = torch.tensor([len(captions) for captions in rows["captions"]])
     start = perf_counter()
-    image_embeds = encoder.embed_images(decoded_images(rows), batch_size, dtype, "images" if progress else None)
+    shown = decoded_images(rows) if images is None else images
+    image_embeds = encoder.embed_images(shown, batch_size, dtype, "images" if progress else None)
     middle = perf_counter()
     text_embeds = encoder.embed_texts(texts, batch_size, dtype, "texts" if progress else None)
     seconds = {"images": middle - start, "texts": perf_counter() - middle}
@@ -136,6 +145,13 @@ def embeddings_metrics(embeddings: SplitEmbeddings) -> dict[str, float]:
     return recall_metrics(*ranks)
 
 
-def evaluate_split(model: PIRModel, processor: PIRProcessor, rows: Dataset, batch_size: int) -> dict[str, float]:
-    """Retrieval metrics of a split, percent (see `retrieval_metrics`)."""
-    return embeddings_metrics(embed_split(model, processor, rows, batch_size))
+def evaluate_split(
+    model: PIRModel,
+    processor: PIRProcessor,
+    rows: Dataset,
+    batch_size: int,
+    dtype: torch.dtype | None = None,
+    images: list[Image] | None = None,
+) -> dict[str, float]:
+    """Retrieval metrics of a split, percent (see `retrieval_metrics`); for the arguments see [`embed_split`]."""
+    return embeddings_metrics(embed_split(model, processor, rows, batch_size, dtype, images=images))

@@ -23,8 +23,7 @@ def epochs_of(config, processor, numbers):
     rows = load_splits(config)["train"]
     accelerator = build_accelerator(config)
     loader = accelerator.prepare(build_loader(config, rows, scene_names(rows), processor, accelerator))
-    image_processor = processor.image_processor
-    return [list(epoch_batches(accelerator, loader, image_processor, number, start=0)) for number in numbers]
+    return [list(epoch_batches(accelerator, loader, processor, number, start=0)) for number in numbers]
 
 
 def assert_equal_epochs(left, right):

@@ -9,9 +9,10 @@ import torch
 from datasets import Dataset
 from PIL import Image
 
+from training.data import rows as rows_module
 from training.data.catalog import NAMES, known_dataset
 from training.data.items import TrainCollator, TrainItems
-from training.data.rows import fingerprint, scene_names
+from training.data.rows import check_images, fingerprint, scene_names
 from training.data.sources import load_image_captions
 
 COLUMNS = ["filename", "image", "captions", "scene"]
@@ -217,3 +218,24 @@ def test_an_unknown_scene_gets_the_label_minus_one(tiny_dataset):
     rows = load_image_captions(str(tiny_dataset), "train")
     items = TrainItems(rows, ["forest"], 1, image_size=32)
     assert items.labels == [-1, 0, -1, -1]
+
+
+def test_processes_decode_a_part_each_and_learn_of_the_others_bad_images(tiny_dataset, monkeypatch):
+    sound = load_image_captions(str(tiny_dataset), "train")
+    broken = sound.to_list()
+    for place in (1, 2):
+        broken[place]["image"] = {"bytes": b"no image", "path": None}
+    broken = Dataset.from_list(broken, features=sound.features)
+    told, decoded = [], []
+    open_image = rows_module.open_image
+    monkeypatch.setattr(
+        rows_module, "open_image", lambda source, name: decoded.append(name) or open_image(source, name)
+    )
+    monkeypatch.setattr(rows_module, "gather_object", lambda found: told.extend(found) or [*told])
+    check_images(sound, "train", True, 0, 2)
+    names = list(sound["filename"])
+    assert sorted(decoded) == sorted(names[0::2])
+    told.clear()
+    with pytest.raises(ValueError, match="1 such images"):  # the first process alone has told of its own
+        check_images(broken, "train", False, 0, 2)
+    assert list(check_images(broken, "train", True, 1, 2)["filename"]) == [names[0], names[3]]
