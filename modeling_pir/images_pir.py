@@ -34,6 +34,7 @@ EXIF_ENTRIES = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_NOTES = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # what a PNG holds beside its pixels and may be of any length
 OTHER_BYTE_ORDER = {"16B": "16L", "16L": "16B", "16N": "16B" if sys.byteorder == "little" else "16L"}
+COLORS = (1, 3, 4)  # of an array: grey, RGB, RGB and opacity
 STRETCHED_ROWS = 256  # rows in float64 at a time
 
 
@@ -104,6 +105,47 @@ def to_rgb(image: Image.Image) -> Image.Image:
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
         return Image.alpha_composite(black, image).convert("RGB")
     return image.convert("RGB")
+
+
+def array_to_rgb(values: np.ndarray) -> Image.Image:
+    """Values as 8-bit RGB, with the pixels that [`open_image`] gives of a file that holds them.
+
+    Args:
+        values: (height, width), or with 1, 3 or 4 colours last or first, the fourth for opacity. 8 bits as they are,
+            fractions from 0 to 1 times 255, wider integers stretched from their lowest to their highest.
+
+    Raises:
+        ValueError: another shape, or numbers of which nobody can say what white is.
+    """
+    shape = tuple(values.shape)
+    if values.ndim == 3 and shape[-1] not in COLORS and shape[0] in COLORS:
+        values = np.moveaxis(values, 0, -1)
+    values = values[..., None] if values.ndim == 2 else values
+    if values.ndim != 3 or values.shape[-1] not in COLORS or not values.size:
+        raise ValueError(
+            f"An image is an array of the shape {shape}: give (height, width), or 1, 3 or 4 colours last or first."
+        )
+    if values.dtype.kind == "b":
+        values = values * np.uint8(255)
+    elif values.dtype.kind == "f":
+        values = _fractions_to_8_bits(values)
+    elif values.dtype.itemsize > 2 and values.min() >= 0 and values.max() <= 255:
+        values = values.astype(np.uint8)  # 8 bits in a type that holds more, such as a tensor's int64
+    if values.dtype == np.uint8:
+        return to_rgb(Image.fromarray(values if values.shape[-1] > 1 else values[..., 0]))
+    return _stretch_colors(values if values.shape[-1] > 1 else np.repeat(values, 3, axis=-1), None)
+
+
+def _fractions_to_8_bits(values: np.ndarray) -> np.ndarray:
+    """Numbers from 0 to 1, or whole ones from 0 to 255, as uint8."""
+    lowest, highest = values.min(), values.max()
+    is_whole = 0 <= lowest and highest <= 255 and (values == values.round()).all()
+    if not (is_whole or 0 <= lowest <= highest <= 1):  # NaN is neither
+        raise ValueError(
+            f"An image is an array of {values.dtype} from {lowest} to {highest}: give 8 or 16 bits, or fractions from "
+            "0 to 1."
+        )
+    return (values.astype(np.float64) * (255 if highest <= 1 else 1)).round().astype(np.uint8)
 
 
 def _decode(source: str | Path | bytes | Image.Image, name: str, enough_pixels: int | None) -> Image.Image:
@@ -259,4 +301,4 @@ def _stretch(values: np.ndarray, hidden: np.ndarray) -> np.ndarray:
     return stretched
 
 
-__all__ = ["MAX_PIXELS", "UnreadableImageError", "identify_image", "open_image", "to_rgb"]
+__all__ = ["MAX_PIXELS", "UnreadableImageError", "array_to_rgb", "identify_image", "open_image", "to_rgb"]

@@ -9,6 +9,8 @@ import os
 import unicodedata
 from pathlib import Path
 
+import numpy as np
+import torch
 from PIL import Image
 from tokenizers import Regex, normalizers
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase, PreTrainedTokenizerFast, ViTImageProcessor
@@ -17,7 +19,7 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Text
 from transformers.tokenization_utils_base import BatchEncoding
 
 from .captions_pir import MAX_WORDS, clean_caption
-from .images_pir import open_image
+from .images_pir import array_to_rgb, open_image
 
 # `clean_caption` as steps of a tokenizer, in patterns that transformers.js reads, too
 CLEANING = [
@@ -128,7 +130,8 @@ class PIRProcessor(ProcessorMixin):
 
         Args:
             images: one image or a list: a path or PIL image, opened as [`open_image`] does (upright, 16 bits
-                stretched, transparency over black); an address, numpy array or tensor, as transformers does.
+                stretched, transparency over black); a numpy array or tensor as [`array_to_rgb`] reads it, unless
+                `do_rescale=False` or `input_data_format` says how transformers is to; an address as transformers does.
             text: one caption or a list.
             kwargs: options of the image processor and the tokenizer, `clean_captions` and `return_tensors`.
 
@@ -149,7 +152,9 @@ class PIRProcessor(ProcessorMixin):
                 _check_text(caption)
             if isinstance(caption, str) and self.caption_cleaning:
                 clean_caption(caption)  # raises where nothing would be left; the cleaning is the tokenizer's
-        return super().__call__(images=None if images is None else _opened(images), text=text, **kwargs)
+        image_kwargs = kwargs | kwargs.get("images_kwargs", {})
+        is_said = image_kwargs.get("do_rescale") is False or image_kwargs.get("input_data_format") is not None
+        return super().__call__(images=None if images is None else _opened(images, not is_said), text=text, **kwargs)
 
 
 def _check_text(text: str) -> None:
@@ -160,12 +165,25 @@ def _check_text(text: str) -> None:
         raise ValueError(f"A text is not Unicode ({ascii(text)}): it was read in the wrong encoding; give it in UTF-8.")
 
 
-def _opened(images: ImageInput | Path | list[Path]) -> ImageInput:
-    """Images with every file and PIL image opened as [`open_image`] does; addresses, arrays and tensors as they are."""
+def _opened(images: ImageInput | Path | list[Path], read_arrays: bool = True) -> ImageInput:
+    """Images with every file and PIL image opened as [`open_image`] does, and arrays of other kinds as 8-bit RGB."""
     if isinstance(images, list | tuple):
-        return [_opened(image) for image in images]
+        return [_opened(image, read_arrays) for image in images]
+    if isinstance(images, torch.Tensor | np.ndarray):
+        if not read_arrays or (images.dtype in (torch.uint8, np.uint8) and images.ndim == 3 and _is_rgb(images.shape)):
+            return images  # as transformers reads them
+        if images.ndim == 4:
+            return [_opened(image) for image in images]
+        if isinstance(images, torch.Tensor):
+            images = (images.float() if images.is_floating_point() else images).detach().cpu().numpy()
+        return array_to_rgb(images)
     is_file = isinstance(images, Path) or (isinstance(images, str) and os.path.isfile(images))
     return open_image(images) if is_file or isinstance(images, Image.Image) else images
+
+
+def _is_rgb(shape: tuple[int, ...]) -> bool:
+    """Whether three colours come last or first, where four or one cannot be meant."""
+    return 3 in (shape[0], shape[-1]) and not {1, 4} & {shape[0], shape[-1]}
 
 
 __all__ = ["PIRProcessor", "clean_caption"]

@@ -1,5 +1,6 @@
 """PIRProcessor: the official settings, options that reach their part, and texts that are refused."""
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -8,7 +9,7 @@ from transformers import AutoProcessor, AutoTokenizer, CLIPImageProcessor, pipel
 from modeling_pir import PIRProcessor
 from modeling_pir.images_pir import open_image
 from modeling_pir.processing_pir import clean_caption, image_size
-from tests.support.odd_pictures import PICTURES, write_picture
+from tests.support.odd_pictures import PICTURES, png_of_16_bits, write_picture
 
 
 def test_images_and_texts_become_the_models_arguments(tiny_processor, tiny_images, tiny_captions):
@@ -157,6 +158,67 @@ def test_the_zero_shot_pipeline_reads_texts_and_pictures_as_the_processor_does(
             expected = tiny_model(**inputs).logits_per_image.softmax(dim=-1)[0]
         scores = {row["label"]: row["score"] for row in found}
         assert [scores[label] for label in labels] == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+RGB = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+RGBA = np.dstack([RGB, np.where(RGB[..., :1] > 99, 255, 0).astype(np.uint8)])
+WIDE = np.random.default_rng(1).integers(300, 2800, (20, 30, 3), dtype=np.uint16)
+ARRAYS = {
+    "8 bits": (RGB, RGB),
+    "colours first": (RGB, RGB.transpose(2, 0, 1)),
+    "a batch of one": (RGB, RGB[None]),
+    "fractions": (RGB, RGB / np.float32(255)),
+    "fractions, colours first": (RGB, RGB.transpose(2, 0, 1) / 255),
+    "whole numbers as floats": (RGB, RGB.astype(np.float32)),
+    "a tensor": (RGB, torch.from_numpy(RGB).permute(2, 0, 1)),
+    "a tensor of fractions": (RGB, torch.from_numpy(RGB).permute(2, 0, 1) / 255),
+    "a tensor of int64": (RGB, torch.from_numpy(RGB).long()),
+    "grey": (RGB[..., 0], RGB[..., 0]),
+    "grey, one colour last": (RGB[..., 0], RGB[..., :1]),
+    "grey, one colour first": (RGB[..., 0], torch.from_numpy(RGB[None, ..., 0])),
+    "opacity": (RGBA, RGBA),
+    "opacity, colours first": (RGBA, torch.from_numpy(RGBA).permute(2, 0, 1) / 255),
+    "yes and no": (RGB[..., 0] > 99, RGB[..., 0] > 99),
+    "16 bits, grey": (WIDE[..., 0], WIDE[..., 0]),
+    "16 bits": (WIDE, WIDE),
+    "16 bits, colours first": (WIDE, WIDE.transpose(2, 0, 1).astype(np.int32)),
+}
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+def test_an_array_has_the_pixels_of_the_file_that_holds_it(tiny_processor, tmp_path, kind):
+    stored, array = ARRAYS[kind]
+    path = tmp_path / "a.png"
+    if stored.dtype == np.uint16 and stored.ndim == 3:
+        path.write_bytes(png_of_16_bits(stored, 2))
+    else:
+        Image.fromarray(stored).save(path)
+    expected = tiny_processor(images=path, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(tiny_processor(images=array, return_tensors="pt")["pixel_values"], expected)
+    listed = tiny_processor(images=[array[0] if array.ndim == 4 else array, path], return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(listed, torch.cat([expected, expected]))
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (RGB * np.float32(0.7), "of float32 from 0.0 to 1.*: give 8 or 16 bits, or fractions"),
+        (np.full((4, 4, 3), np.nan), "from nan to nan: give"),
+        (RGB / 255 - 0.5, "from -0.5 to 0.5: give"),
+        (RGB[..., :2], r"of the shape \(20, 30, 2\): give"),
+        (np.zeros((0, 0, 3), np.float32), r"of the shape \(0, 0, 3\): give"),
+    ],
+)
+def test_an_array_without_a_known_white_is_refused(tiny_processor, array, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_processor(images=array, return_tensors="pt")
+
+
+def test_who_says_how_an_array_is_to_be_read_is_obeyed(tiny_processor):
+    fractions = RGB / np.float32(255)
+    expected = tiny_processor.image_processor(fractions, do_rescale=False, return_tensors="pt")["pixel_values"]
+    given = tiny_processor(images=fractions, do_rescale=False, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(given, expected)
 
 
 @pytest.mark.parametrize("text", ["\u200b\u200b", "\ufeff", "\u200d \u2060", "\t\n"])
