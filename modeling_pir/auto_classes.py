@@ -1,4 +1,4 @@
-"""Registers PIR with the Auto classes of transformers; importing this file is what does it."""
+"""Register PIR with the Auto classes of transformers, as a side effect of importing this file."""
 
 from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor
 

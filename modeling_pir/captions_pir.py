@@ -2,7 +2,7 @@
 #
 # Licensed under the Apache License, Version 2.0 (the "License"); you may not use this file except in compliance with
 # the License. You may obtain a copy of the License at http://www.apache.org/licenses/LICENSE-2.0
-"""Cleaning of captions, in a file of its own that imports neither torch nor transformers."""
+"""Cleaning of captions, in a file that imports neither torch nor transformers."""
 
 import re
 

@@ -2,7 +2,7 @@
 #
 # Licensed under the Apache License, Version 2.0 (the "License"); you may not use this file except in compliance with
 # the License. You may obtain a copy of the License at http://www.apache.org/licenses/LICENSE-2.0
-"""Configuration of PIR: every number of the architecture, and the configurations of the three towers."""
+"""Configuration of PIR: all architecture settings and the configurations of the three towers."""
 
 import math
 import os

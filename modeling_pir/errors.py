@@ -1,4 +1,4 @@
-"""What a user can mend, told in one sentence: wrong input, and an optional package that is not installed."""
+"""Errors that a user can fix, reported in one sentence: wrong input and missing optional packages."""
 
 import sys
 from collections.abc import Iterator

@@ -2,7 +2,7 @@
 #
 # Licensed under the Apache License, Version 2.0 (the "License"); you may not use this file except in compliance with
 # the License. You may obtain a copy of the License at http://www.apache.org/licenses/LICENSE-2.0
-"""Opening images of any mode as 8-bit RGB, and saying what is wrong with those that cannot be opened."""
+"""Open images of any mode as 8-bit RGB, with an error that says what is wrong with an unreadable one."""
 
 import io
 import sys

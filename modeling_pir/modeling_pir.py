@@ -2,7 +2,7 @@
 #
 # Licensed under the Apache License, Version 2.0 (the "License"); you may not use this file except in compliance with
 # the License. You may obtain a copy of the License at http://www.apache.org/licenses/LICENSE-2.0
-"""PIR: a dual encoder of overhead images and their captions, instructed by a prior that knows scenes.
+"""PIR: a dual encoder for overhead images and captions, instructed by a prior trained on scenes.
 
 Paper: "A Prior Instruction Representation Framework for Remote Sensing Image-text Retrieval", ACM MM 2023.
 Official code: github.com/jaychempan/PIR at e3faeda (MIT). This is an independent implementation from its description;

@@ -2,7 +2,7 @@
 #
 # Licensed under the Apache License, Version 2.0 (the "License"); you may not use this file except in compliance with
 # the License. You may obtain a copy of the License at http://www.apache.org/licenses/LICENSE-2.0
-"""One side of PIR: its layers, its features, and a model of it alone that loads from the checkpoint of both."""
+"""One side of PIR: its layers, its features, and a model of that side that loads from a checkpoint of both."""
 
 import inspect
 import math

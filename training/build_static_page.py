@@ -1,4 +1,4 @@
-"""Build the search page that needs no server: a folder that a browser opens from a disk, or a static Space serves.
+"""Build the search page without a server: a folder that opens in a browser or is served as a static Space.
 
     pir export MODEL exported
     pir export-rows cities.parquet --index cities
@@ -88,8 +88,8 @@ def build(exported: Path, images: Path, output: Path, forms: list[str]) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; bad input gets one sentence."""
     parser = argparse.ArgumentParser("python -m training.build_static_page", description=__doc__.splitlines()[0])
-    parser.add_argument("--exported", type=Path, required=True, help="folder of `modeling_pir.convert.export_encoders`")
-    parser.add_argument("--images", type=Path, required=True, help="Parquet file of `pir export-rows`")
+    parser.add_argument("--exported", type=Path, required=True, help="folder written by `pir export`")
+    parser.add_argument("--images", type=Path, required=True, help="Parquet file written by `pir export-rows`")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--weights", nargs="+", choices=tuple(FORMS), default=["quantized"])
     args = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""TrainConfig: everything of one run that is not architecture, from a YAML file and a few overrides."""
+"""TrainConfig: all settings of a run except the architecture, from a YAML file and overrides."""
 
 import dataclasses
 import difflib

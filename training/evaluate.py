@@ -1,4 +1,4 @@
-"""Evaluate models on data sets by one protocol: measure, draw, report. The command is `python -m training.evaluate`.
+"""Evaluate models on data sets under one protocol, with a report. The command is `python -m training.evaluate`.
 
     python -m training.evaluate --model openai/clip-vit-base-patch32 --model runs/rsicd_mini/best \
         --data rsicd --data FOLDER --output-dir runs/evaluation
@@ -361,7 +361,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", action="append", required=True, help="Hub id or folder; repeat to compare")
     parser.add_argument(
         "--data", action="append", required=True,
-        help=f"{', '.join(NAMES)}, sample, a Hub id, a folder or a CSV; repeat for several",
+        help=f"{', '.join(NAMES)}, sample, a Hub id, a folder or a table of captions; repeat for several",
     )  # fmt: skip
     parser.add_argument("--split", default="test", help="train, validation or test (default)")
     parser.add_argument(
@@ -371,14 +371,14 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=64, help="images or texts encoded at once (default 64)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="precision to compute in (default float32)")
     parser.add_argument(
-        "--hubness", action="store_true", help="a second row for each model, corrected for hubness as in pir search"
+        "--hubness", action="store_true", help="add a row for each model, corrected for hubness as in pir search"
     )
     parser.add_argument(
-        "--turns", action="store_true", help="a second row for each model, its images averaged over quarter turns"
+        "--turns",
+        action="store_true",
+        help="add a row for each model, with image embeddings averaged over quarter turns",
     )
-    parser.add_argument(
-        "--skip-bad-images", action="store_true", help="leave unreadable images out, counted and listed"
-    )
+    parser.add_argument("--skip-bad-images", action="store_true", help="leave out unreadable images and list them")
     args = parser.parse_args(arguments)
     if args.batch_size < 1:
         parser.error(f"--batch-size is {args.batch_size}, but it has to be at least 1.")

@@ -1,12 +1,12 @@
-"""Find test images and captions that training has seen: in another split, or in another data set.
+"""Find test images and captions that are also in the training data: in another split or another data set.
 
     python -m training.leakcheck --train rsicd --test rsicd --output-dir runs/leak_rsicd
     python -m training.leakcheck --train FOLDER --test ucm --test-splits train validation test
 
-Two images count as one picture if, turned or mirrored, their perceptual hashes are alike (`imagehash`,
-`pip install "modeling-pir[eval]"`) and their details correlate, shifted by up to an eighth of the side. Pairs between
-sure and chance are listed for a person to judge, such as one place on two dates. Larger shifts and other scales are not
-found. Written are leaks.json, removal.txt (training files to leave out, one a line), report.md and pairs.png.
+Two images count as the same picture if, in some turn or mirroring, their perceptual hashes are similar (`imagehash`,
+`pip install "modeling-pir[eval]"`) and their details correlate, shifted by up to an eighth of the side. Uncertain
+pairs, such as one place on two dates, are listed for a person to judge. Larger shifts and other scales are not found.
+It writes leaks.json, removal.txt (training files to leave out, one per line), report.md and pairs.png.
 """
 
 import argparse
@@ -182,13 +182,21 @@ def load_side(source: str, splits: Sequence[str], split_list: str | None) -> dic
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser("python -m training.leakcheck", description="Find leaks.", allow_abbrev=False)
-    parser.add_argument("--train", required=True, help="data that is trained on: as --data of training.train")
-    parser.add_argument("--test", required=True, help="data that is tested on; may be the same")
-    parser.add_argument("--train-splits", nargs="+", default=["train"], help="default: train")
-    parser.add_argument("--test-splits", nargs="+", default=["test"], help="default: test")
-    parser.add_argument("--split-list", help="published split of the training side, and of the test side if the same")
-    parser.add_argument("--output-dir", type=Path, default=Path("runs/leakcheck"))
+    parser = argparse.ArgumentParser(
+        "python -m training.leakcheck",
+        description="Find test images and captions that are also in the training data.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--train", required=True, help="training data, as --data of training.train")
+    parser.add_argument("--test", required=True, help="test data; may be the same")
+    parser.add_argument(
+        "--train-splits", nargs="+", default=["train"], help="splits of the training data (default: train)"
+    )
+    parser.add_argument("--test-splits", nargs="+", default=["test"], help="splits of the test data (default: test)")
+    parser.add_argument(
+        "--split-list", help="published split of the training data, and of the test data if it is the same"
+    )
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/leakcheck"), help="(default: %(default)s)")
     return parser.parse_args(arguments)
 
 

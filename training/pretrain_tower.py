@@ -1,4 +1,4 @@
-r"""Train a tower as a scene classifier, so that a prior that knows scenes instructs, and not noise.
+r"""Train a tower as a scene classifier, to be used as the prior or as a vision tower.
 
     python -m training.pretrain_tower --config training/configs/rsicd_mini.yaml --data FOLDER \
         --output-dir towers/rsicd
@@ -114,14 +114,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         "python -m training.pretrain_tower", description=__doc__.splitlines()[0], allow_abbrev=False
     )
-    parser.add_argument("--config", required=True, help="a recipe: the tower, the data, instruction_epochs...")
+    parser.add_argument(
+        "--config", required=True, help="YAML file of TrainConfig: the tower, the data, instruction_epochs..."
+    )
     parser.add_argument("--output-dir", required=True, help="folder to write, for --init-instruction or backbones")
-    parser.add_argument("--tower", choices=("instruction", "vision"), default="instruction", help="which of the recipe")
-    parser.add_argument("--data", help="scene data: what training.train takes, or a folder of scene folders")
-    parser.add_argument("--test-data", help="data whose test split may not be trained on (default: --data)")
+    parser.add_argument(
+        "--tower",
+        choices=("instruction", "vision"),
+        default="instruction",
+        help="which tower of the recipe to train (default: %(default)s)",
+    )
+    parser.add_argument("--data", help="scene data: as in training.train, or a folder with one folder per scene")
+    parser.add_argument("--test-data", help="data whose test images are left out of training (default: --data)")
     parser.add_argument("--test-split-list", help="its split list (default: the recipe's)")
-    parser.add_argument("--allow-overlap", action="store_true", help="train on images of that test split, too")
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="any field of the recipe")
+    parser.add_argument("--allow-overlap", action="store_true", help="train on images of that test split as well")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="set any field of the recipe")
     args = parser.parse_args(arguments)
     with one_sentence():
         given = {"output_dir": args.output_dir} | ({"data": args.data} if args.data else {})

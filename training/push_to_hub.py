@@ -1,4 +1,4 @@
-"""Publish a run: its best model, loadable without this package, with a card whose every number is the run's own.
+"""Publish a run: its best model, loadable without this package, with a card whose numbers come from the run.
 
     python -m training.push_to_hub --model runs/sample --repo org/pir-sample --dry-run   # shows it, uploads nothing
     python -m training.push_to_hub --model runs/sample --repo org/pir-sample
@@ -104,11 +104,13 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command; bad input gets one sentence."""
     parser = argparse.ArgumentParser("python -m training.push_to_hub", description="Publish a run on the Hub.")
     parser.add_argument("--model", required=True, metavar="RUN", help="run folder of training.train")
-    parser.add_argument("--repo", required=True, help="repository, org/name; it is made where it does not exist")
-    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--repo", required=True, help="repository, org/name; created if it does not exist")
+    parser.add_argument("--private", action="store_true", help="create the repository as private")
     parser.add_argument("--output-dir", type=Path, help="keep the model in this folder instead of uploading it")
     parser.add_argument("--dry-run", action="store_true", help="show what would be uploaded, and the card")
-    parser.add_argument("--with-pictures", action="store_true", help="also show pictures with images of your data")
+    parser.add_argument(
+        "--with-pictures", action="store_true", help="also upload pictures that show images of your data"
+    )
     parser.add_argument("--data-name", help="what the card calls your data (default: the name of its folder)")
     parser.add_argument("--data-licence", help="licence of your data, for the card")
     values = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""Run a configuration over seeds and settings, and say which differences are real.
+"""Train settings over several seeds and report which differences exceed chance.
 
     python -m training.sweep --config training/configs/sample.yaml --seeds 0 1 2 --vary model.num_cycles=0,2
     python -m training.sweep --config training/configs/rsicd_mini.yaml --data FOLDER --seeds 0 1 2 \
@@ -6,10 +6,10 @@
     python -m training.sweep --config training/configs/ablation_ucm.yaml --rows training/recipes/ablation_rows.yaml \
         --data FOLDER --seeds 0 1 2 --jobs 2 --output-dir runs/ablation_ucm
 
-Settings are the combinations of `--vary`, or the rows of a file, which have names and may change several fields each:
-`+ LCA: {model.num_cycles: 2}`, with names as of `--set`. Every run is a folder of training.train. A finished one (with
-test.json) is not run again, one that was cut off goes on from its last checkpoint: repeat the command after a crash, or
-with more seeds. Written are sweep.json, sweep.md and sweep.png.
+Settings are the combinations of `--vary`, or the named rows of a file, each of which may change several fields: `+
+LCA: {model.num_cycles: 2}`, with field names as in `--set`. Every run is a run folder of training.train. Finished
+runs (with test.json) are skipped and interrupted ones resume from their last checkpoint, so repeat the command after
+a crash or with more seeds. It writes sweep.json, sweep.md and sweep.png.
 """
 
 import argparse
@@ -223,21 +223,29 @@ def sweep(runs: list[SweepRun], output_dir: Path, jobs: int = 1) -> dict[str, An
         split: {setting: facts[split]["mR"]["values"] for setting, facts in summary["settings"].items()}
         for split in ("validation", "test")
     }
-    seeds_picture(marks, output_dir / "sweep.png", f"{output_dir.name}: one mark a seed", "mR, percent")
+    seeds_picture(marks, output_dir / "sweep.png", f"{output_dir.name}: one mark per seed", "mR, percent")
     return summary
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser("python -m training.sweep", description="Seeds and settings.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        "python -m training.sweep",
+        description="Train settings over several seeds and compare them.",
+        allow_abbrev=False,
+    )
     parser.add_argument("--config", required=True, help="YAML file of TrainConfig")
-    parser.add_argument("--seeds", type=int, nargs="+", required=True)
-    parser.add_argument("--vary", action="append", default=[], metavar="FIELD=A,B", help="repeat for combinations")
-    parser.add_argument("--rows", type=Path, help="YAML file of settings by name, in place of --vary")
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="the same in all runs")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default: 1)")
-    parser.add_argument("--data", help="data source, as of training.train")
-    parser.add_argument("--output-dir", type=Path, default=Path("runs/sweep"))
+    parser.add_argument("--seeds", type=int, nargs="+", required=True, help="each setting is trained with each seed")
+    parser.add_argument(
+        "--vary", action="append", default=[], metavar="FIELD=A,B", help="values of a field; repeat to combine"
+    )
+    parser.add_argument("--rows", type=Path, help="YAML file of named settings, instead of --vary")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="a field that is the same in all runs"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="runs in parallel (default: 1)")
+    parser.add_argument("--data", help="data source, as in training.train")
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/sweep"), help="(default: %(default)s)")
     values = parser.parse_args(arguments)
     if values.jobs < 1:
         parser.error(f"--jobs is {values.jobs}, but it has to be at least 1.")

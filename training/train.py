@@ -311,14 +311,22 @@ def scalars(losses: object, grad_norm: torch.Tensor | None, scheduler: object, m
 def parse_args(arguments: list[str] | None = None) -> tuple[TrainConfig, bool]:
     """Read the command line: the configuration, and whether to resume."""
     parser = argparse.ArgumentParser("python -m training.train", description="Train PIR.", allow_abbrev=False)
-    parser.add_argument("--config", default=DEFAULT_CONFIG, help="YAML file of TrainConfig (default: the drawn sample)")
-    parser.add_argument("--output-dir", help="run folder (default: the configuration's)")
-    parser.add_argument("--data", help="data source: a known name, a Hub id, a folder or a CSV")
-    parser.add_argument("--seed", type=int)
+    parser.add_argument(
+        "--config", default=DEFAULT_CONFIG, help="YAML file of TrainConfig (default: the synthetic sample)"
+    )
+    parser.add_argument("--output-dir", help="run folder (default: from the configuration)")
+    parser.add_argument("--data", help="rsicd, rsitmd, ucm, sample, a Hub id, a folder or a table of captions")
+    parser.add_argument("--seed", type=int, help="random seed (default: from the configuration)")
     parser.add_argument("--init-instruction", help="weights of the instruction encoder: a .pth or a saved tower")
-    parser.add_argument("--skip-bad-images", action="store_true", default=None, help="leave unreadable images out")
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="any field, e.g. epochs=3")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in the run folder, where it stopped")
+    parser.add_argument("--skip-bad-images", action="store_true", default=None, help="leave out unreadable images")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="set any field, e.g. epochs=3 or model.num_cycles=0",
+    )
+    parser.add_argument("--resume", action="store_true", help="continue the run in the run folder where it stopped")
     values = vars(parser.parse_args(arguments))
     path, assignments, resume = values.pop("config"), values.pop("set"), values.pop("resume")
     given = {name: value for name, value in values.items() if value is not None}

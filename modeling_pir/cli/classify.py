@@ -1,4 +1,4 @@
-"""`pir classify`: which of some sentences fits an image best."""
+"""`pir classify`: zero-shot classification of images by label names."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""`pir convert` and `pir export`: weights of other code in, the two encoders in other formats out."""
+"""`pir convert` reads checkpoints of other code; `pir export` writes the two encoders in other formats."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""`pir embed`: a data set of Parquet files to embeddings, one output for each; or a folder of images to one file."""
+"""`pir embed`: embed a data set of Parquet files, one output per file, or a folder of images into one file."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""`pir search`: the images of an index that a sentence or an image finds."""
+"""`pir search`: search an index by sentences and images."""
 
 import argparse
 import json

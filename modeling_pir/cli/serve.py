@@ -1,4 +1,4 @@
-"""`pir serve` and `pir demo`: the page and its API over an index, or over a folder that is indexed first."""
+"""`pir serve` and `pir demo`: the web page and its API over an index, or over a folder that is indexed first."""
 
 import argparse
 import contextlib

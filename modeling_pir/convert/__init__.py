@@ -1,1 +1,1 @@
-"""Weights of other formats in, the encoders of PIR in other formats out."""
+"""Conversion of checkpoints from other formats, and export of the encoders to other formats."""

@@ -2,7 +2,7 @@
 #
 # Licensed under the Apache License, Version 2.0 (the "License"); you may not use this file except in compliance with
 # the License. You may obtain a copy of the License at http://www.apache.org/licenses/LICENSE-2.0
-"""Start weights in their authors' layout (Swin, ResNet, EfficientNet `.pth`) -> a tower that transformers loads.
+"""Convert pretrained weights in their authors' layout (Swin, ResNet, EfficientNet `.pth`) to a tower for transformers.
 
 The official recipe starts from Microsoft's `swin_tiny_patch4_window7_224_22k.pth` and from a ResNet-50 that was trained
 on the scenes of AID or RSP (torchvision's names). Convert a file once, then use the folder like a Hub id:

@@ -2,7 +2,7 @@
 #
 # Licensed under the Apache License, Version 2.0 (the "License"); you may not use this file except in compliance with
 # the License. You may obtain a copy of the License at http://www.apache.org/licenses/LICENSE-2.0
-"""Official PIR checkpoint (.pth) -> a folder for PIRModel.from_pretrained and PIRProcessor.from_pretrained.
+"""Convert an official PIR checkpoint (.pth) to a folder for PIRModel.from_pretrained and PIRProcessor.from_pretrained.
 
     pir convert checkpoint_best.pth OUT_DIR --verify
 

@@ -2,7 +2,7 @@
 #
 # Licensed under the Apache License, Version 2.0 (the "License"); you may not use this file except in compliance with
 # the License. You may obtain a copy of the License at http://www.apache.org/licenses/LICENSE-2.0
-"""EfficientNets in the names of the package efficientnet_pytorch (B0 to B7, Lite0 to Lite4) -> timm's towers.
+"""Convert EfficientNets named as in efficientnet_pytorch (B0 to B7, Lite0 to Lite4) to timm towers.
 
 Both name the same layers, but efficientnet_pytorch counts the blocks through and numbers a block's norms by what is in
 front of them, timm by stage and in their order. The images' mean and standard deviation go with the tower.

@@ -1,4 +1,4 @@
-"""PIR's two sides as ONNX models, laid out as transformers.js reads them, and as torch.export programs; checked.
+"""Export both sides of PIR to ONNX, in the layout of transformers.js, and to torch.export; outputs are checked.
 
     pir export MODEL OUT
 

@@ -1,4 +1,4 @@
-"""The image side of a PIR as an ONNX program in the user's cache, checked, for `pir index` on a CPU."""
+"""Export the image side of a PIR to ONNX in the user's cache, checked, for `pir index` on a CPU."""
 
 from __future__ import annotations
 

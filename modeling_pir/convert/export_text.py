@@ -1,4 +1,4 @@
-"""The text side of any dual encoder as an ONNX folder, checked against the model, for `inference.onnx_text`."""
+"""Export the text side of any dual encoder to ONNX, checked against the model, for `inference.onnx_text`."""
 
 from __future__ import annotations
 

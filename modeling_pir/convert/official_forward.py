@@ -2,7 +2,7 @@
 #
 # Licensed under the Apache License, Version 2.0 (the "License"); you may not use this file except in compliance with
 # the License. You may obtain a copy of the License at http://www.apache.org/licenses/LICENSE-2.0
-"""The official computation once more, slow and literal, on the raw official tensors: what a conversion is checked by.
+"""A slow, literal transcription of the official computation on the raw tensors, to check conversions against.
 
 Nothing here is shared with the model: no module of ours or of transformers, no renamed key, one formula a function.
 Tensors keep the official names ("img_sa.0.mhatt.linear_q.weight"); `state` is always the whole state dict and `name`

@@ -1,4 +1,4 @@
-"""Checkpoints of open_clip -> a CLIP folder that transformers loads: RemoteCLIP, GeoRSCLIP (RS5M), SkyCLIP and others.
+"""Convert checkpoints of open_clip (RemoteCLIP, GeoRSCLIP, SkyCLIP and others) to a CLIP folder for transformers.
 
     pir convert RemoteCLIP-ViT-B-32.pt remoteclip
     pir index FOLDER --index archive.lance --model remoteclip

@@ -1,4 +1,4 @@
-"""Checkpoints as tensors: read a `.pth` safely, rename by a table, load with every key accounted for."""
+"""Read a `.pth` safely, rename its keys by a table, and load it with every key accounted for."""
 
 import re
 import zipfile

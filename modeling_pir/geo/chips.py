@@ -1,4 +1,4 @@
-"""A raster or an image as overlapping chips."""
+"""Cut a raster or an image into overlapping chips."""
 
 import math
 from collections.abc import Iterator, Sequence

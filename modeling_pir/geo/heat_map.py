@@ -1,4 +1,4 @@
-"""Similarities of overlapping chips as one map: an array, a picture, a GeoTIFF."""
+"""Merge similarities of overlapping chips into one map: an array, a picture, a GeoTIFF."""
 
 import warnings
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Where in a large scene a sentence applies: a heat map as a picture and as a GeoTIFF, and the best places.
+"""Find where in a large scene a sentence applies: a heat map as a picture and a GeoTIFF, and the best places.
 
 Needs rasterio and matplotlib (`pip install "modeling-pir[geo]"`).
 """

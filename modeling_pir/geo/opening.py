@@ -1,4 +1,4 @@
-"""Which rasters are opened, and how: a list of formats, and nothing that a file refers to."""
+"""Open rasters safely: only listed formats, and no other file or address that a file refers to."""
 
 import os
 import stat

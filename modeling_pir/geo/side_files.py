@@ -1,4 +1,4 @@
-"""Files beside a raster that GDAL reads with it: world files, overviews, masks, notes of statistics and place."""
+"""Files beside a raster that GDAL reads with it: world files, overviews, masks, `.aux.xml`."""
 
 import os
 import struct

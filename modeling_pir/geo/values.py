@@ -1,4 +1,4 @@
-"""From a raster's own values to 8-bit RGB: colour tables, fill values that are not declared, the stretch."""
+"""Convert a raster's values to 8-bit RGB: colour tables, undeclared fill values, stretching."""
 
 from typing import TYPE_CHECKING
 

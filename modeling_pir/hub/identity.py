@@ -1,4 +1,4 @@
-"""Which model made something, by a fingerprint of its weights."""
+"""Identify a model by a fingerprint of its weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Load a model and check that it is whole: every command of ours does it here, and runs no model that is in doubt."""
+"""Load a model and check that it is complete; every command loads its models here."""
 
 from __future__ import annotations
 

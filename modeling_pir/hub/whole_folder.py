@@ -1,4 +1,4 @@
-"""Folders and files that are written whole or not at all, whenever the process dies."""
+"""Write folders and files completely or not at all, even if the process dies."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""PIRIndex: search in an archive of images by a sentence or an image."""
+"""PIRIndex: search an archive of images by sentence or image."""
 
 from .hit import Hit
 from .pir_index import PIRIndex

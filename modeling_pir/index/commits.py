@@ -1,4 +1,4 @@
-"""What is done to the rows of an index: files written as they are embedded, relabelled, moved, deleted."""
+"""Changes to the rows of an index: files written as they are embedded, relabelled, moved, deleted."""
 
 from __future__ import annotations
 

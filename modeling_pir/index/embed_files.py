@@ -1,4 +1,4 @@
-"""What an index is made of: the files of an archive, which of them are new, and their images as embedded rows."""
+"""Embed the files of an archive, here or on Ray: each file becomes rows and vectors, or an error."""
 
 from __future__ import annotations
 

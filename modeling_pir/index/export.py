@@ -1,4 +1,4 @@
-"""All rows of an index, or the hits of a search with the same columns, as GeoJSON, CSV and GeoParquet."""
+"""Write the rows of an index, or the hits of a search with the same columns, as GeoJSON, CSV or GeoParquet."""
 
 from __future__ import annotations
 

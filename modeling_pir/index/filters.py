@@ -1,4 +1,4 @@
-"""Scene, dates and box as a condition in SQL."""
+"""Turn scene, dates and box into an SQL condition."""
 
 from ..geo.footprint import Bounds
 from .archive.dates import iso_date

@@ -1,4 +1,4 @@
-"""Texts of any script on a picture: in the fonts of this machine, spelt out where none of them has a letter."""
+"""Draw text of any script with the machine's fonts; letters that no font has are spelled out."""
 
 from collections.abc import Iterator
 from functools import lru_cache

@@ -1,4 +1,4 @@
-"""A found image or part of a scene."""
+"""A hit: an image or a chip that a search has found."""
 
 from __future__ import annotations
 

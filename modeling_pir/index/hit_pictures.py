@@ -1,4 +1,4 @@
-"""Hits as pictures, and as one sheet."""
+"""Pictures of hits, one by one and as a contact sheet."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Vectors that were made elsewhere, brought into an index without embedding anything."""
+"""Import vectors made elsewhere into an index, without embedding anything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An index of an archive: add images and scenes, find them by a sentence or an image, keep it up to date.
+"""An index of an archive: add images and scenes, search by sentence or image, keep it up to date.
 
     index = PIRIndex.create("archive.lance", load_encoder("org/pir-rsicd"))
     index.add("/data/archive")

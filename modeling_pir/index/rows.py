@@ -1,4 +1,4 @@
-"""How a row of an index is made."""
+"""Make the rows of an index."""
 
 from __future__ import annotations
 

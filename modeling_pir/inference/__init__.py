@@ -1,1 +1,1 @@
-"""The model at work on images and sentences, without training."""
+"""Inference with trained models on images and sentences."""

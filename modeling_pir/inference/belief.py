@@ -1,4 +1,4 @@
-"""Belief: how much the instruction believes each patch of an image, as numbers and as pictures."""
+"""Belief: the weight that the instruction gives each patch of an image, as numbers and pictures."""
 
 import math
 import textwrap

@@ -1,4 +1,4 @@
-"""Which of some sentences fits an image best."""
+"""Rank sentences for an image."""
 
 from PIL import Image
 

@@ -1,4 +1,4 @@
-"""Images and captions to unit vectors, in bulk: the one place where evaluation, the index and the commands embed."""
+"""Embed images and captions to unit vectors in batches, for the evaluation, the index and the commands."""
 
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import AbstractContextManager

@@ -1,4 +1,4 @@
-"""Any dual encoder behind one small interface: what the index, the commands and the evaluation embed with.
+"""One interface to any dual encoder, used by the index, the commands and the evaluation.
 
 Three families: PIR, dual encoders of transformers (CLIP, SigLIP, ALIGN, VisionTextDualEncoder, ...) and models of
 sentence-transformers (`pip install "modeling-pir[eval]"`).

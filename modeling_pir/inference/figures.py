@@ -1,4 +1,4 @@
-"""One look for every picture: colours and figures."""
+"""A common style for all figures."""
 
 import textwrap
 from functools import cache

@@ -1,4 +1,4 @@
-"""Which parts of an image a query is about, for any encoder: what its similarity loses when they are covered."""
+"""Occlusion maps for any encoder: how much the similarity drops when a part of the image is covered."""
 
 import numpy as np
 from PIL import Image, ImageStat

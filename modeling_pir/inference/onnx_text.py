@@ -1,4 +1,4 @@
-"""A model's text side without torch and transformers, whose imports take seconds: for a search that starts at once.
+"""Run a model's text side without importing torch and transformers, so that a search starts at once.
 
 `convert.export_text` makes the folder of a text encoder; here it is found and run with ONNX Runtime and tokenizers.
 """

@@ -1,4 +1,4 @@
-"""Embedding in bulk: a data set of Parquet files, one output file for each; the same work on a cluster with Ray.
+"""Embed a data set of Parquet files, one output file each, here or on a Ray cluster.
 
 Needs pyarrow (`pip install "modeling-pir[search]"`); on a cluster also Ray (extra `ray`), and the package on each node.
 """

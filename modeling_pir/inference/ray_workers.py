@@ -1,4 +1,4 @@
-"""Work with the model on many machines, through Ray."""
+"""Run the model on many machines with Ray."""
 
 import os
 import pickle

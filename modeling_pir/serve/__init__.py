@@ -1,1 +1,1 @@
-"""A search over HTTP, and the page that uses it: loopback by default, with nothing from or to other machines."""
+"""Search over HTTP and the web page that uses it; by default on the loopback interface only."""

@@ -1,4 +1,4 @@
-"""Who may ask a server: its own names, a token where it is not alone on its machine, and requests of bounded size."""
+"""Access control of the server: host names, a token beyond the loopback interface, request size limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An index as a server needs it: searched by one thread at a time, rows by their id, what is shown of a row."""
+"""An index as the server needs it: searched by one thread at a time, rows by id, the fields that are shown."""
 
 from __future__ import annotations
 

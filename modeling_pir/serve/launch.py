@@ -1,4 +1,4 @@
-"""Listening: the port is taken before the model is loaded, and the address is printed when all is ready."""
+"""Start the server: take the port before the model is loaded, print the address when everything is ready."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an archive holds, at a glance: counts, scenes, dates, places, a sample of its images, sentences that fit it."""
+"""Overview of an archive: counts, scenes, dates, places, a sample of its images, sentences that fit it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of rows for a page, and pictures that are asked with: in memory, of bounded number and size."""
+"""Pictures of rows for the page, and uploaded query pictures, kept in memory in limited number and size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be asked over HTTP: the fields of a question, their limits, and what they become in an index."""
+"""Queries over HTTP: their fields, their limits, and the `Query` they become."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Benchmarks that print their figures beside the alternative."""
+"""Benchmarks that compare with the alternative."""

@@ -1,4 +1,4 @@
-"""PIR as this package runs it beside the plain way a paper's code runs it: same weights, same machine, in one run.
+"""Compare this package's speed with a plain implementation: same weights, same machine, one run.
 
     python -m training.benchmarks.against_plain --captions rsicd --compile  # official size, batch 16
     python -m training.benchmarks.against_plain --captions FOLDER --part images

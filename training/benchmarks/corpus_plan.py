@@ -1,4 +1,4 @@
-r"""What training on a large corpus takes, by arithmetic on numbers that you measured: bytes, shards, steps, GPU-hours.
+r"""Estimate training on a large corpus from numbers you measured: bytes, shards, steps, GPU-hours.
 
     python -m training.benchmarks.corpus_plan --pairs 100e6 --pairs-per-second 2500 --gpus 8 --batch-size 4096 \
         --bytes-per-pair 60e3

@@ -1,4 +1,4 @@
-"""Embedding images on a CPU: torch in three precisions and compiled, ONNX Runtime in float32 and 8 bits.
+"""Compare image encoders on a CPU: torch in three precisions and compiled, ONNX Runtime in float32 and 8 bits.
 
     python -m training.benchmarks.cpu_forms --model MODEL --data FOLDER_OF_RSICD_PARQUET
 

@@ -1,4 +1,4 @@
-"""What training and embedding reach on one GPU at the paper's size: one command, one JSON file.
+"""Measure training and embedding on one GPU at the paper's size, into one JSON file.
 
     python -m training.benchmarks.gpu --output gpu.json                # every job, compilation included: 8 minutes
     python -m training.benchmarks.gpu --output gpu.json --minutes 3    # the jobs that fit, the most telling ones first

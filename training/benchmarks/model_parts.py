@@ -1,4 +1,4 @@
-"""What each part of PIR costs: forward + backward throughput of the model beside its bare towers, in one run.
+"""Measure the cost of each part of PIR: forward + backward throughput of the model and of its bare towers.
 
     python -m training.benchmarks.model_parts  # official size: Swin-T, BERT-base, ResNet-50, 224 pixels
     python -m training.benchmarks.model_parts --config training/configs/rsicd_mini.yaml --batch-size 64

@@ -1,4 +1,4 @@
-"""PIR's embeddings as a paper's code computes them: every row of the cross-attentions, although one is read."""
+"""PIR's embeddings as research code computes them: every row of the cross-attentions, although one is used."""
 
 import torch
 import torch.nn.functional as F

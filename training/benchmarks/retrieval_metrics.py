@@ -1,4 +1,4 @@
-"""Time and memory of the retrieval metrics on random embeddings: streamed, by the whole matrix, and the product alone.
+"""Time and memory of the retrieval metrics on random embeddings: streamed, whole matrix, product alone.
 
     python -m training.benchmarks.retrieval_metrics                                    # RSICD's test size, both ways
     python -m training.benchmarks.retrieval_metrics --images 100000 --texts 500000 --streamed-only

@@ -1,4 +1,4 @@
-"""Peak memory of one training step over the batch size, plain beside gradient caching (`chunk_size`).
+"""Peak memory of one training step by batch size, without and with gradient caching (`chunk_size`).
 
     python -m training.benchmarks.step_memory --config training/configs/rsicd_mini.yaml --batch-sizes 32 64 128 256 512
     python -m training.benchmarks.step_memory --batch-sizes 8 16 32 64 --chunk-size 8           # official size

@@ -1,4 +1,4 @@
-"""Augmentation that leaves a caption true: crops, turns where nothing depends on direction, colour-keeping changes."""
+"""Augmentation that keeps captions true: crops, turns if no caption names a direction, mild colour changes."""
 
 import re
 import unicodedata

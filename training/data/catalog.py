@@ -1,4 +1,4 @@
-"""Facts of the published data sets: where they are, their splits, their scenes. Lists of names, no data."""
+"""Facts about the published data sets: location, splits, scenes. Lists of names, no data."""
 
 import functools
 import json

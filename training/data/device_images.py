@@ -1,4 +1,4 @@
-"""A training split that lives on the accelerator: decoded once, tokenized once, augmented there in whole batches.
+"""A training split held on the accelerator: decoded and tokenized once, augmented there in whole batches.
 
 Decoding and augmenting image by image feeds a small model on a GPU too slowly: RSICD's training split takes 1.2 GB as
 8-bit pixels at 224, and a batch of 256 is cropped and turned in a few milliseconds.

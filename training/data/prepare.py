@@ -1,4 +1,4 @@
-"""Turn the official archives of RSICD, RSITMD, UCM-Captions and Sydney-Captions into the parquet that everything reads.
+"""Convert the official archives of RSICD, RSITMD, UCM-Captions and Sydney-Captions to Parquet.
 
     python -m training.data.prepare rsicd --annotations dataset_rsicd.json --images RSICD_images --output data/rsicd
     python -m training.data.prepare rsitmd --annotations dataset_RSITMD.json --images images --output data/rsitmd
@@ -120,8 +120,8 @@ def main() -> None:
     parser.add_argument("name", choices=[*NAMES, "sydney"])
     parser.add_argument("--annotations", type=Path, required=True, help="the archive's JSON file")
     parser.add_argument("--images", type=Path, required=True, help="folder of the archive's images")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write parquet files to")
-    parser.add_argument("--any-counts", action="store_true", help="accept other counts than the published ones")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the Parquet files")
+    parser.add_argument("--any-counts", action="store_true", help="accept counts that differ from the published ones")
     args = parser.parse_args()
     with one_sentence():
         counts = prepare(args.name, args.annotations, args.images, args.output, args.any_counts)

@@ -1,4 +1,4 @@
-"""Captioned images: from a source to rows, from rows to training items, from items to a batch.
+"""Load captioned images: from a Hub id, a folder or a table to rows.
 
 Rows have one schema: `image` (datasets.Image), `captions` (list of strings), `scene` (string or None), `filename`.
 """

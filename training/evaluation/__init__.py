@@ -1,1 +1,1 @@
-"""Retrieval and zero-shot metrics of any dual encoder, and how sure they are."""
+"""Retrieval and zero-shot metrics of any dual encoder, with confidence intervals."""

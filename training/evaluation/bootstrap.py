@@ -1,4 +1,4 @@
-"""What stands beside recall: how sure it is, how far identical captions bound it, and where it comes from.
+"""What is reported beside recall: confidence intervals, the ceiling set by identical captions, recall by scene.
 
 All of it follows from a table with one line per image (`QueryTable`): its queries' hits, for the split or any weighting
 of its images. A bootstrap is many weightings, a scene is one.

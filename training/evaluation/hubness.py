@@ -1,4 +1,4 @@
-"""A split's embeddings whose products are similarities corrected for hubness, as the index ranks sentences."""
+"""Embeddings of a split whose products are similarities corrected for hubness, as in the index."""
 
 from dataclasses import replace
 

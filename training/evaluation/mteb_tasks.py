@@ -1,4 +1,4 @@
-"""Caption retrieval on RSICD and UCM-Captions as tasks of mteb, so that its runner measures any of its models on them.
+"""Caption retrieval on RSICD and UCM-Captions as mteb tasks.
 
     import mteb
     from training.evaluation.mteb_tasks import RSICDI2TRetrieval, RSICDT2IRetrieval, load_mteb_encoder

@@ -1,4 +1,4 @@
-"""Where the right answers are in the ranking of each query, and the ceiling that equal captions leave."""
+"""Ranks of the right answers of each query, and the ceiling set by identical captions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A split as unit vectors, and its retrieval metrics."""
+"""Embed a split to unit vectors and compute its retrieval metrics."""
 
 from dataclasses import dataclass, replace
 from time import perf_counter

@@ -1,4 +1,4 @@
-"""Zero-shot scene classification: the scene whose name, put into sentences, is closest to the image."""
+"""Zero-shot scene classification: the scene whose name, in sentences, is closest to the image."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Temperatures trained as the official code trains them: as they are, with weight decay, not as log scales."""
+"""Temperatures trained as in the official code: directly, with weight decay, not as log scales."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""What FSDP2 and ZeRO need: both take over what the loop does by itself otherwise, and neither knows this model."""
+"""Support for FSDP2 and ZeRO, which take over parts of the loop and know nothing of this model."""
 
 import copy
 

@@ -1,1 +1,1 @@
-"""What a run trains: its model, tokenizer and processor, and where they start from."""
+"""The model, tokenizer and processor of a run, and their start weights."""

@@ -1,4 +1,4 @@
-"""BatchNorm that is the same for chunks and processes: refused where it cannot be, synchronised where it can."""
+"""BatchNorm with chunks and several processes: synchronised where possible, refused where not."""
 
 import torch
 import torch.distributed as dist

@@ -1,4 +1,4 @@
-"""What frozen towers make of images and captions, computed once and kept in a folder that runs share.
+"""Cache for the outputs of frozen towers, computed once and shared by runs.
 
 Where both towers are frozen and no image is augmented, they give the same for an image or a caption in every epoch, and
 all that an epoch has to compute are VIR, LCA and the projections: minutes on a CPU, for any number of runs.

@@ -1,4 +1,4 @@
-"""Where the weights of a tower come from, in words."""
+"""Describe where the weights of a tower come from."""
 
 import json
 from pathlib import Path

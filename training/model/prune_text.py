@@ -1,4 +1,4 @@
-r"""Cut a pretrained BERT down to some of its layers and the words that are needed, as a small text tower.
+r"""Prune a pretrained BERT to some of its layers and word pieces, as a small text tower.
 
     python -m training.model.prune_text --text-model sentence-transformers/all-MiniLM-L6-v2 --layers 0 1 2 \
         --vocab-size 3000 --data FOLDER --split-list rsicd --output-dir towers/text
@@ -137,12 +137,12 @@ def main() -> None:
     """Run the command; bad input gets one sentence."""
     parser = argparse.ArgumentParser("python -m training.model.prune_text", description=__doc__.split("\n\n")[0])
     parser.add_argument("--text-model", required=True, help="Hub id or folder of a BERT")
-    parser.add_argument("--name", help="what reports and cards call it (default: the id, or the folder's name)")
+    parser.add_argument("--name", help="name in reports and cards (default: the id, or the folder's name)")
     parser.add_argument("--layers", type=int, nargs="+", required=True, help="layers to keep, from 0")
-    parser.add_argument("--vocab-size", type=int, default=3000, help="pieces to keep (default: 3000)")
-    parser.add_argument("--data", required=True, help="data whose training captions have to be written")
-    parser.add_argument("--split-list", help="rsicd, rsitmd or ucm: re-assign the images to published splits")
-    parser.add_argument("--output-dir", required=True, help="new folder")
+    parser.add_argument("--vocab-size", type=int, default=3000, help="word pieces to keep (default: 3000)")
+    parser.add_argument("--data", required=True, help="data whose training captions choose the word pieces")
+    parser.add_argument("--split-list", help="published split: rsicd, rsitmd or ucm")
+    parser.add_argument("--output-dir", required=True, help="folder to write")
     args = parser.parse_args()
     with one_sentence():
         rows = load_image_captions(args.data, "train", args.split_list)

@@ -1,4 +1,4 @@
-"""A tower that learns to tell scenes apart."""
+"""Train a tower as a scene classifier."""
 
 import logging
 import time

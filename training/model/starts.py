@@ -1,4 +1,4 @@
-"""Settings of a run that contradict each other: refused before any work, because one of them would be ignored."""
+"""Reject contradictory settings of a run before any work, since one of them would be ignored."""
 
 from pathlib import Path
 

@@ -1,1 +1,1 @@
-"""What was measured, as pictures, tables and text."""
+"""Reports: pictures, tables and text."""

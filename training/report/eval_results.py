@@ -1,4 +1,4 @@
-"""A run's test metrics as files of `.eval_results/`, which the Hub shows on the model's page and its leaderboards."""
+"""Write a run's test metrics to `.eval_results/`, which the Hub shows on model pages and leaderboards."""
 
 from pathlib import Path
 

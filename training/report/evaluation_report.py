@@ -1,4 +1,4 @@
-"""What `training.evaluate` measured, as a table for the terminal and as a Markdown report."""
+"""The result of `training.evaluate` as a table for the terminal and as a Markdown report."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The card of a published run; each of its numbers is one of the run."""
+"""The card of a published run, with numbers from that run only."""
 
 import dataclasses
 import re

@@ -1,4 +1,4 @@
-"""Published retrieval results as data, each with its source and what is known of its protocol.
+"""Published retrieval results, each with its source and what is known of its protocol.
 
 `published.json` holds only figures that were read in a paper, a repository or a table; transcriptions by third parties
 and figures from memory are left out. A `null` or "unknown" is said as such and never guessed.

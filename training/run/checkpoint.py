@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there, and what a run needs to go on from one as if nothing had happened.
+"""Checkpoints, written completely or not at all, with everything a run needs to resume exactly.
 
 A folder is written beside its place, flushed to the disk and renamed, so that a kill at any moment leaves the old one
 or the new one. Randomness needs no saving: items are drawn by (seed, epoch, index), dropout by (seed, step, process).

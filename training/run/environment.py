@@ -1,4 +1,4 @@
-"""Where a run ran: commit, package versions, device, memory."""
+"""The environment of a run: commit, package versions, device, memory."""
 
 import json
 import os

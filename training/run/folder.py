@@ -1,4 +1,4 @@
-"""What a run folder holds, and who writes and reads it."""
+"""Read and write the files of a run folder."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""How far a run has come: what a checkpoint holds beside the weights."""
+"""The progress of a run, which a checkpoint stores beside the weights."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,1 +1,1 @@
-"""The archive that an index is of: what is said of its files, where they have gone, which are gone."""
+"""The archive behind an index: labels of its files, and files that are new, moved or gone."""

@@ -1,4 +1,4 @@
-"""Dates in any usual spelling as ISO, so that they sort and compare as text."""
+"""Convert dates in any common notation to ISO, so that they sort and compare as text."""
 
 import re
 from datetime import UTC, date, datetime

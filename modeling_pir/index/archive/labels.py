@@ -1,4 +1,4 @@
-"""What a `metadata.jsonl` or `metadata.csv` says of files, as in an imagefolder data set: one `file_name` a line."""
+"""Read labels from `metadata.jsonl` or `metadata.csv`, as in an imagefolder data set: one `file_name` per line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the files of an archive are: its root, files that have moved, files that only seem to be gone."""
+"""Locate the files of an archive: its root, files that have moved, files that only seem to be gone."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Rows and hits as files that other programs read, and such files as rows."""
+"""Exchange with other programs: rows and hits as files, and such files as rows."""

@@ -1,4 +1,4 @@
-"""Rows as GeoJSON (RFC 7946): footprints for a map, the other columns as properties, no vectors."""
+"""Write rows as GeoJSON (RFC 7946): footprints as geometry, the other columns as properties, no vectors."""
 
 import json
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,4 @@
-"""GeoJSON polygons as well-known binary and back (OGC 06-103r4, section 8.2)."""
+"""Convert GeoJSON polygons to well-known binary and back (OGC 06-103r4, section 8.2)."""
 
 import struct
 

@@ -1,4 +1,4 @@
-"""GeoParquet 1.1: rows with their footprints, bounding boxes and vectors, and what made the vectors.
+"""Write GeoParquet 1.1: rows with footprints, bounding boxes and vectors, and the model that made them.
 
 The file's metadata hold `geo` (the geometry column, its CRS and its covering, which DuckDB and GDAL filter by) and
 `emb` (model, revision, dimensions and how chips were cut).

@@ -1,4 +1,4 @@
-"""An index as a STAC Collection: an Item for each file, and all vectors beside them as one GeoParquet file.
+"""Write an index as a STAC Collection: an Item per file, and all vectors in one GeoParquet file.
 
 The Collection's fields are those of STAC's embeddings extension (a proposal, v0.0.1 of
 github.com/geo-embeddings/embeddings-stac-specification).

@@ -1,4 +1,4 @@
-"""Images that a STAC catalogue or a stac-geoparquet file names, to be indexed: assets on the disk and by HTTP."""
+"""Read images to index from a STAC catalogue or a stac-geoparquet file: local assets and assets by HTTP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parquet files of vectors as rows of an index: what `pir export-rows` and `pir embed` write, and the like of it."""
+"""Read Parquet files of vectors as rows of an index: those of `pir export-rows` and `pir embed`, and similar ones."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Questions to an index: what can be asked, as vectors and filters, and how the answers are ranked."""
+"""Queries to an index: their vectors and filters, and how the answers are ranked."""

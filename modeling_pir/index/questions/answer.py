@@ -1,4 +1,4 @@
-"""The rows that answer a question: found by their vectors, filtered, ranked, and grouped."""
+"""Answer a query: find rows by their vectors, filter, rank and group them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A bank of usual sentences: what rows are compared with for hubness, and queries for what is usual."""
+"""A bank of common sentences, the reference for the hubness of rows and for doubts about queries."""
 
 from __future__ import annotations
 

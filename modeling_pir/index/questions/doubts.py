@@ -1,4 +1,4 @@
-"""Doubts about a sentence: words that the model does not know, words that it does not get to see."""
+"""Doubts about a sentence: words that the model does not know, and words that are cut off."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A question to an index, of one part or of several."""
+"""A query to an index, of one or several parts."""
 
 from __future__ import annotations
 

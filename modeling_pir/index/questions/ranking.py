@@ -1,4 +1,4 @@
-"""How rows are ranked and judged: hubness, relevance, and rows of one place."""
+"""Ranking of rows: hubness, relevance, and grouping by place."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

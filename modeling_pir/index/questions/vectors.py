@@ -1,4 +1,4 @@
-"""Query vectors from their parts: sums of unit vectors, whose cosine with a row is what ranks it.
+"""Query vectors from the parts of a query: sums of unit vectors, whose cosine with a row ranks it.
 
 The weights were chosen on RSICD's validation split with pir-mini-rsicd, the model shipped before; docs/search.md has
 the figures.

@@ -1,1 +1,1 @@
-"""Where the rows and vectors of an index are kept."""
+"""Storage for the rows and vectors of an index."""

@@ -1,4 +1,4 @@
-"""The SQL that a filter may use: what both kinds of index understand, and understand alike.
+"""The SQL allowed in a filter: what both kinds of index interpret alike.
 
 SQLite takes a text in double quotes for a text, compares text with numbers, and its LIKE knows no capitals; Lance does
 none of that. So a filter is read here first, and what would mean two things is refused.

@@ -1,4 +1,4 @@
-"""Exact search without any extra: one SQLite file with rows and vectors, which come into memory at the first search."""
+"""Exact search without extras: one SQLite file with rows and vectors, read into memory at the first search."""
 
 import json
 import os

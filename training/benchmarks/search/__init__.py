@@ -1,1 +1,1 @@
-"""What a search finds, and what questions of several parts bring."""
+"""Benchmarks of search: latency, recall, and queries of several parts."""

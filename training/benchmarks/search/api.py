@@ -1,4 +1,4 @@
-"""What a question costs through `pir serve` over a million rows, beside its parts and beside exact search.
+"""Latency of a query through `pir serve` over a million rows, with its parts and exact search beside it.
 
     python -m training.benchmarks.search.api --embeddings rsicd.safetensors --model hub_configs/pir-small-rsicd
 

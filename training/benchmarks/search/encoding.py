@@ -1,4 +1,4 @@
-"""What an archive and a question wait for: images embedded a second, milliseconds for one text, models side by side.
+"""Encoding speed of models side by side: images per second, milliseconds per text.
 
     python -m training.benchmarks.search.encoding --model hub_configs/pir-small-rsicd --model OTHER
 

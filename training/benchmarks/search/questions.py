@@ -1,4 +1,4 @@
-"""What questions of several parts bring, measured on a captioned data set with scene names.
+"""Measure what queries of several parts gain, on a captioned data set with scene names.
 
     python -m training.benchmarks.search.questions --model hub_configs/pir-small-rsicd --data FOLDER_OF_RSICD_PARQUET \
         --split-list rsicd --split test

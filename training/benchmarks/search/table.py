@@ -1,4 +1,4 @@
-"""How an index of a million images performs beside exact search: time to build, size, latency, recall, by filter.
+"""Compare an index of a million images with exact search: build time, size, latency, recall, by filter.
 
     python -m training.benchmarks.search.table --model runs/rsicd/best --data rsicd     # embeds the images first
     python -m training.benchmarks.search.table --embeddings rsicd.safetensors           # what --save has written

@@ -1,4 +1,4 @@
-"""What the columns of a table of captions are called, and what their cells mean."""
+"""Names of the columns in tables of captions, and the meaning of their cells."""
 
 import ast
 import json

@@ -1,4 +1,4 @@
-"""From the records of a table to its images: which file each one means, and what its lines say together."""
+"""From the records of a table to images: find the file of each record and join the records of one image."""
 
 import os
 import re

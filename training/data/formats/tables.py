@@ -1,4 +1,4 @@
-"""Tables of captions as records: CSV and its kin, JSON lines, a JSON list, COCO captions, Karpathy's splits."""
+"""Read tables of captions as records: CSV and TSV, JSON lines, a JSON list, COCO captions, Karpathy's splits."""
 
 import csv
 import io

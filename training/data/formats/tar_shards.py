@@ -1,4 +1,4 @@
-"""Captioned images in tar files, as webdataset packs them: members of one name are one image and its captions."""
+"""Read captioned images from webdataset tars: members of the same name are one image and its captions."""
 
 import json
 import tarfile

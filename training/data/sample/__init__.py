@@ -1,1 +1,1 @@
-"""The sample data set, whose scenes are drawn by code."""
+"""The synthetic sample data set, whose scenes are drawn by code."""

@@ -1,4 +1,4 @@
-"""The wording of the drawn scenes: five sentences for each, in a few variants, filled with the facts of a drawing.
+"""Captions of the drawn scenes: five sentences each, in a few variants, filled with the facts of a drawing.
 
 The five sentences of a scene combine different facts, so that each of them is true, and no two say the same. Directions
 are said with left, right, top, bottom, upper or lower.

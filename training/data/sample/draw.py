@@ -1,4 +1,4 @@
-"""The sample data set, drawn by code: overhead scenes whose five captions are true because they come from the drawing.
+"""The synthetic sample data set: drawn overhead scenes, with five captions derived from each drawing.
 
 It is what `python -m training.train` uses unless told otherwise, and the data of the tests. To see it as files, in the
 folder layout that `--data MY_FOLDER` accepts:
