@@ -194,11 +194,11 @@ def _run_tower(tower: PreTrainedModel, side: str, inputs: torch.Tensor, **kwargs
     pooled = getattr(outputs, "pooler_output", None)
     found = f"tokens of shape {tuple(tokens.shape)}" if isinstance(tokens, torch.Tensor) else "none"
     fits = isinstance(tokens, torch.Tensor) and tokens.dim() > 2 and width in (tokens.shape[-1], tokens.shape[1])
-    if fits and pooled is not None and pooled.flatten(1).shape != (len(inputs), width):
+    if fits and pooled is not None and pooled.flatten(1).shape != (inputs.shape[0], width):
         fits, found = False, f"a pooled vector of shape {tuple(pooled.shape)}"
-    if not fits or len(tokens) != len(inputs):
+    if not fits or tokens.shape[0] != inputs.shape[0]:  # len() would fix the number of an exported program
         raise ValueError(
-            f"{name} has to give tokens of its width, {width}, for each of {len(inputs)} inputs, but "
+            f"{name} has to give tokens of its width, {width}, for each of {inputs.shape[0]} inputs, but "
             f"{type(tower).__name__} gives {found}: choose another model_type."
         )
     return outputs
