@@ -38,7 +38,7 @@ def num_patches(vision_config: PreTrainedConfig) -> int | None:
 
 @strict
 class PIRConfig(PreTrainedConfig):
-    r"""Configuration of a [`PIRModel`] (PIR, ACM MM 2023). The defaults are the paper's sizes: Swin-T, BERT, ResNet-50.
+    r"""Configuration of a [`PIRModel`] (PIR, ACM MM 2023). The defaults are the paper's: Swin-T, BERT-base, ResNet-50.
 
     Args:
         vision_config: configuration of the vision tower (dict, config or None for Swin-T at 224 pixels).
@@ -50,23 +50,23 @@ class PIRConfig(PreTrainedConfig):
         dropout: probability in [0, 1), on attention maps and on both residual branches of VIR and LCA.
         num_instruction_layers: layers of VIR (the paper's L_s). 0: no VIR and no instruction tower.
         num_cycles: cycles of LCA (the paper's L_t). 0: no LCA. With both 0 the model is the paper's VSE baseline.
-        filter_size: tokens VIR keeps of the 1 + patches it sees, the most believed ones.
-        soft_belief: the kept tokens are weighed by their scores, so that the gradient reaches the belief, which in the
-            paper and the official code it never does. Ours.
+        filter_size: how many of the 1 + patches tokens VIR keeps, those with the highest belief.
+        soft_belief: weight the kept tokens by their scores, so that the gradient reaches the belief, which it never
+            does in the paper and the official code. Ours.
         use_instruction: False runs VIR's layers over all tokens without a prior: the paper's "VSE + TEL" row. No
             instruction tower is built then, and `filter_size` is not used.
         norm_style: "post", LN(x + f(x)), as the official code; "branch", x + LN(f(x)), as the paper's equations.
-        text_pooling: what row 0 of the text tokens, the sentence, is: "first", the text tower's first token (BERT's
-            [CLS], which the paper reads); "mean", the mean of its tokens, as sentence-transformers' towers were
-            trained. A tower that pools by itself (CLIP's) keeps its own vector.
+        text_pooling: the sentence token: "first", the text tower's first token (BERT's [CLS], as in the paper); "mean",
+            the mean of its tokens, as for towers from sentence-transformers. Ignored for a tower that pools by itself
+            (CLIP's).
         mask_padding: False lets padding take part in attention, as the official code does: a caption's embedding then
             depends on the other captions of its batch.
-        freeze_instruction_encoder: the prior's weights take no gradient (paper, section 3.2).
+        freeze_instruction_encoder: the prior's weights get no gradient (paper, section 3.2).
         freeze_instruction_batch_norm: False leaves the frozen prior's BatchNorm in training mode during training, as
             the official code does by omission: statistics drift and an image's embedding depends on its batch.
-        identical_captions: "negatives", as the paper and the official code: a caption is wrong for every image but its
-            own, although another image of the batch may have the very same sentence; "positives": it is right for all
-            of them. Ours.
+        identical_captions: "negatives", as in the paper and the official code: a caption is a positive of its own image
+            only, even if another image of the batch has the same sentence; "positives" (ours): it is a positive of all
+            of them.
         contrastive_objective: "infonce" (paper, L_c) or "triplet" (sum of hinges, the older baselines' loss).
         triplet_margin: margin of the triplet loss, in cosine units.
         logit_scale_init_value: start of both logit scales, log(1 / temperature); temperature 0.07 in the paper.
@@ -75,11 +75,12 @@ class PIRConfig(PreTrainedConfig):
             official code's target, one column per sample although columns of one scene are equal.
         affiliation_centers: "global", cluster centres of the gathered batch; "local", of each process's part of it, as
             the official code.
-        ground_resolution: metres on the ground per pixel of the training images, about; scenes that are finer are cut
-            to it when they are indexed. None: not known, scenes keep their own.
+        ground_resolution: approximate metres per pixel of the training images; finer scenes are resampled to it when
+            they are indexed or localized. None: unknown, scenes keep their own.
 
     Raises:
-        ValueError: an inconsistent architecture (heads that do not divide the width, a filter larger than the tokens).
+        ValueError: an inconsistent architecture (heads that do not divide the width, `filter_size` above the number of
+            tokens).
 
     Example:
     ```python

@@ -95,7 +95,25 @@ class PIRModel(PIRVisionSide, PIRTextSide, PIRPreTrainedModel):
 
     image_embeds = unit(v_cls + v_loc) and text_embeds = unit(t_cls + t_loc), where v_cls and t_cls are the projected
     image and sentence tokens. The vision tower may be any model of transformers that gives patch tokens, the text tower
-    any whose first token has read the whole sentence (BERT and its kin) or that pools one that has (CLIP).
+    any whose first token represents the sentence (BERT and its relatives) or that pools by itself (CLIP).
+
+    Args:
+        config: of the architecture; the weights are random.
+
+    Raises:
+        ValueError: a tower that cannot be built from its configuration.
+
+    Example:
+    ```python
+    >>> from modeling_pir import PIRModel, PIRProcessor
+
+    >>> model = PIRModel.from_pretrained("hub_configs/pir-small-rsicd")  # a folder or a Hub id
+    >>> processor = PIRProcessor.from_pretrained("hub_configs/pir-small-rsicd")
+    >>> texts = ["planes at an airport", "a green forest"]
+    >>> outputs = model(**processor(images=image, text=texts, return_tensors="pt"))  # a PIL image or a path
+    >>> outputs.logits_per_image.shape  # (images, texts)
+    torch.Size([1, 2])
+    ```
     """
 
     _keys_to_ignore_on_load_unexpected = [r"^affiliation_logit_scale$"]  # of a model fine-tuned without that loss
@@ -122,14 +140,14 @@ class PIRModel(PIRVisionSide, PIRTextSide, PIRPreTrainedModel):
         """Start from pretrained towers; VIR, LCA and the projections are random.
 
         Args:
-            vision: Hub id or folder of a vision model (Swin, `timm/...`, or a dual encoder whose vision tower is used).
+            vision: Hub id or folder of a vision model (Swin, `timm/...`), or of a dual encoder for its vision tower.
             text: Hub id or folder of a text model (or a dual encoder).
-            instruction: Hub id or folder of the prior; None only without VIR's instruction.
-            config_kwargs: fields of [`PIRConfig`]. `filter_size` defaults to 80 % of the tokens, as 40 of 50, where the
-                tower's configuration tells their number (timm's do not).
+            instruction: Hub id or folder of the prior; None only if the model has no instruction.
+            config_kwargs: fields of [`PIRConfig`]. `filter_size` defaults to 80 % of the tokens (the paper's 40 of 50)
+                if the tower's configuration gives their number (timm's do not).
 
         Returns:
-            The model, in evaluation mode like every `from_pretrained`.
+            The model, in evaluation mode as after `from_pretrained`.
 
         Raises:
             ValueError: a tower's weights are missing from its checkpoint, or an instruction is missing.
@@ -206,7 +224,7 @@ class PIRModel(PIRVisionSide, PIRTextSide, PIRPreTrainedModel):
             [`PIRLosses`].
 
         Raises:
-            ValueError: the texts are not a whole number per image.
+            ValueError: the number of texts is not a multiple of the number of images.
         """
         captions_per_image, rest = divmod(text_embeds.shape[0], image_embeds.shape[0])
         if rest or not captions_per_image:
@@ -276,7 +294,7 @@ class PIRModel(PIRVisionSide, PIRTextSide, PIRPreTrainedModel):
         return_loss: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> PIROutput:
-        """Embed images and texts and compare each with each.
+        """Embed images and texts and compare every image with every text.
 
         Args:
             input_ids: (texts, length) long.
@@ -286,7 +304,7 @@ class PIRModel(PIRVisionSide, PIRTextSide, PIRPreTrainedModel):
             position_ids: (texts, length).
             image_ids: (images,) long, see [`PIRModel.compute_loss`].
             scene_labels: (images,) long, see [`PIRModel.compute_loss`].
-            return_loss: whether to compute the losses; then texts have to be a whole number per image.
+            return_loss: whether to compute the losses; every image then needs the same number of texts.
             kwargs: passed to the vision and text towers.
 
         Returns:

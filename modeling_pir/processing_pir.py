@@ -2,7 +2,7 @@
 #
 # Licensed under the Apache License, Version 2.0 (the "License"); you may not use this file except in compliance with
 # the License. You may obtain a copy of the License at http://www.apache.org/licenses/LICENSE-2.0
-"""PIRProcessor: images and captions in, pixel_values, input_ids and attention_mask out."""
+"""PIRProcessor: images and captions to pixel_values, input_ids and attention_mask."""
 
 import copy
 import os
@@ -95,15 +95,29 @@ class PIRProcessorKwargs(ProcessingKwargs, total=False):
 class PIRProcessor(ProcessorMixin):
     """An image processor and a tokenizer in one object.
 
-    The official settings are a ViTImageProcessor at 224 pixels (aspect not kept), bicubic, with CLIP's mean and
-    standard deviation, and an uncased BertTokenizer; texts are cut at 47 tokens and padded to the longest.
+    The official settings are a ViTImageProcessor that resizes to a square of 224 pixels (bicubic) with CLIP's mean and
+    standard deviation, and an uncased BertTokenizer. Texts are truncated to 47 tokens and padded to the longest.
 
     Args:
         image_processor: an image processor of transformers.
         tokenizer: a tokenizer of transformers.
-        caption_cleaning: whether texts are cleaned by [`clean_caption`] unless a call says otherwise with
-            `clean_captions=`. The tokenizer does it, as part of its normaliser, and so for whoever calls or saves
-            it. Checkpoints converted from the official code set it, their texts were cleaned.
+        caption_cleaning: whether texts are cleaned as by [`clean_caption`]; a call can override it with
+            `clean_captions=`. The cleaning is part of the tokenizer's normaliser, so it also applies where the
+            tokenizer is used or saved on its own. Checkpoints converted from the official code set it, since they were
+            trained on cleaned captions.
+
+    Raises:
+        ValueError: `caption_cleaning` with a tokenizer that is not of the library tokenizers.
+
+    Example:
+    ```python
+    >>> from modeling_pir import PIRProcessor
+
+    >>> processor = PIRProcessor.from_pretrained("hub_configs/pir-small-rsicd")
+    >>> inputs = processor(images=image, text=["planes at an airport"], return_tensors="pt")  # a PIL image or a path
+    >>> inputs["pixel_values"].shape
+    torch.Size([1, 3, 224, 224])
+    ```
     """
 
     valid_processor_kwargs = PIRProcessorKwargs
@@ -136,7 +150,7 @@ class PIRProcessor(ProcessorMixin):
             kwargs: options of the image processor and the tokenizer, `clean_captions` and `return_tensors`.
 
         Returns:
-            `pixel_values` (images, 3, height, width), `input_ids` and `attention_mask` (texts, length); what was given.
+            `pixel_values` (images, 3, height, width); `input_ids` and `attention_mask` (texts, length).
 
         Raises:
             ValueError: neither images nor text, a text without any word, or a file that cannot be opened.

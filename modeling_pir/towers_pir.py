@@ -33,9 +33,9 @@ class PIRImageFeatures(BaseModelOutputWithPooling):
     Attributes:
         last_hidden_state: of the vision tower.
         pooler_output: (batch, projection_dim), the image's embedding before normalisation.
-        belief_scores: (batch, 1 + patches) float32, how far the instruction believes each token; rows sum to 1. Row 0
-            is the pooled token, then the patches in raster order. None without instruction.
-        filtered_indices: (batch, filter_size) long, the tokens kept, most believed first. None without instruction.
+        belief_scores: (batch, 1 + patches) float32, the weight the instruction gives each token; rows sum to 1. Column
+            0 is the pooled token, then the patches in raster order. None without instruction.
+        filtered_indices: (batch, filter_size) long, the tokens kept, highest belief first. None without instruction.
         instruction_model_output: the instruction tower's output. None without instruction.
     """
 
@@ -448,14 +448,21 @@ class PIRTextSide:
 
 
 class PIRVisionModelWithProjection(PIRVisionSide, PIRPreTrainedModel):
-    """The image side of [`PIRModel`] alone: what indexes an archive.
+    """The image side of [`PIRModel`] alone, for indexing an archive.
 
-    `from_pretrained` takes the checkpoint of the whole model and leaves the text side's weights on the disk.
+    `from_pretrained` takes the checkpoint of the whole model and does not read the text side's weights.
+
+    Args:
+        config: of the architecture; the weights are random.
 
     Example:
     ```python
-    >>> model = PIRVisionModelWithProjection.from_pretrained(folder)
-    >>> image_embeds = model(**processor(images=images, return_tensors="pt")).image_embeds  # unit norm
+    >>> from modeling_pir import PIRProcessor, PIRVisionModelWithProjection
+
+    >>> model = PIRVisionModelWithProjection.from_pretrained("hub_configs/pir-small-rsicd")
+    >>> processor = PIRProcessor.from_pretrained("hub_configs/pir-small-rsicd")
+    >>> model(**processor(images=image, return_tensors="pt")).image_embeds.shape  # (images, dim), unit norm
+    torch.Size([1, 384])
     ```
     """
 
@@ -502,14 +509,21 @@ class PIRVisionModelWithProjection(PIRVisionSide, PIRPreTrainedModel):
 
 
 class PIRTextModelWithProjection(PIRTextSide, PIRPreTrainedModel):
-    """The text side of [`PIRModel`] alone: what answers queries against an index.
+    """The text side of [`PIRModel`] alone, for embedding queries.
 
-    `from_pretrained` takes the checkpoint of the whole model and leaves the image side's weights on the disk.
+    `from_pretrained` takes the checkpoint of the whole model and does not read the image side's weights.
+
+    Args:
+        config: of the architecture; the weights are random.
 
     Example:
     ```python
-    >>> model = PIRTextModelWithProjection.from_pretrained(folder)
-    >>> text_embeds = model(**processor(text=sentences, return_tensors="pt")).text_embeds  # unit norm
+    >>> from modeling_pir import PIRProcessor, PIRTextModelWithProjection
+
+    >>> model = PIRTextModelWithProjection.from_pretrained("hub_configs/pir-small-rsicd")
+    >>> processor = PIRProcessor.from_pretrained("hub_configs/pir-small-rsicd")
+    >>> model(**processor(text=["a forest"], return_tensors="pt")).text_embeds.shape  # (texts, dim), unit norm
+    torch.Size([1, 384])
     ```
     """
 

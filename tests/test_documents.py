@@ -1,11 +1,16 @@
 """What README, docs, recipes and messages name exists: commands, options, files; and README's code runs."""
 
 import argparse
+import doctest
 import re
 import subprocess
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+import modeling_pir
 from modeling_pir.cli.main import build_parser
 from tests.support.paths import ROOT
 
@@ -92,3 +97,23 @@ def test_the_quick_start_prints_what_readme_shows(capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert [float(number) for number in re.findall(r"\d\.\d+", printed)] == pytest.approx(shown, abs=0.011)
     assert re.sub(r"\d\.\d+", "", printed) == re.sub(r"\d\.\d+", "", output)
+
+
+def test_the_examples_of_the_exported_names_print_what_they_show(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    # In place of 360 sentences, which take seconds to embed.
+    place = "modeling_pir.index.pir_index.bank_embeds"
+    monkeypatch.setattr(place, lambda encoder, _: np.eye(2, encoder.dim, dtype=np.float32))
+    image = Image.new("RGB", (64, 64), "green")
+    (tmp_path / "images").mkdir()
+    image.save(tmp_path / "images" / "a.png")
+    given = {"image": image, "path": tmp_path / "index", "folder": tmp_path / "images"}
+    names = [name for name in modeling_pir.__all__ if ">>>" in (getattr(modeling_pir, name).__doc__ or "")]
+    assert {"PIRConfig", "PIRModel", "PIRProcessor", "PIRIndex", "Query", "load_encoder"} <= set(names)
+    runner = doctest.DocTestRunner(verbose=False)
+    for name in names:
+        text = getattr(modeling_pir, name).__doc__.replace("```", "\n")
+        test = doctest.DocTestParser().get_doctest(text, dict(given), name, name, 0)
+        with torch.device("meta" if name == "PIRConfig" else "cpu"):  # of the paper's size
+            runner.run(test)
+    assert runner.failures == 0

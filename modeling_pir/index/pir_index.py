@@ -56,16 +56,26 @@ Source = str | Path | Sequence[str | Path] | Iterable[tuple[Image.Image, Mapping
 
 
 class PIRIndex:
-    """An index of images; made by [`PIRIndex.create`] and [`PIRIndex.open`].
+    """A search index of images; made by [`PIRIndex.create`] or [`PIRIndex.open`].
 
     Args:
         store: rows and vectors.
-        encoder: the one the index was made by; needed to add, and to search by an image.
+        encoder: the model that made the index; needed to add images and to search by an image.
 
     Attributes:
         path: of the index.
         metadata: `model_id`, `revision`, `weights`, `dim` and `family` of its model, see `Encoder.describe`.
-        text_encoder: embeds sentences in the encoder's place, see [`PIRIndex.use_text_encoder`].
+        text_encoder: embeds sentences in place of the encoder, see [`PIRIndex.use_text_encoder`].
+
+    Example:
+    ```python
+    >>> from modeling_pir import PIRIndex, Query, load_encoder
+
+    >>> index = PIRIndex.create(path, load_encoder("hub_configs/pir-small-rsicd"))  # "archive.lance", say
+    >>> report = index.add(folder)  # of images and GeoTIFFs
+    >>> hits = index.search(Query("planes", without="a terminal"), k=5)
+    >>> best = hits[0].path, hits[0].similarity  # a cosine, -1 to 1
+    ```
     """
 
     def __init__(self, store: LanceStore | ExactStore, encoder: Encoder | None = None) -> None:
@@ -87,7 +97,7 @@ class PIRIndex:
         processor: PIRProcessor | None = None,
         engine: Literal["lance", "exact"] | None = None,
     ) -> PIRIndex:
-        """Make an empty index.
+        """Create an empty index.
 
         Args:
             path: folder or object storage address of the Lance table, or file of the exact index; must not exist.
@@ -99,8 +109,8 @@ class PIRIndex:
             The index.
 
         Raises:
-            ValueError: there is something at the path.
-            ImportError: "lance", and lancedb is missing.
+            ValueError: the path exists.
+            ImportError: engine "lance", but lancedb is not installed.
             OSError: the path cannot be written.
         """
         encoder = _as_encoder(model, processor)
@@ -118,17 +128,16 @@ class PIRIndex:
 
         Args:
             path: of the index.
-            model: the encoder or the PIR model it was made by; None to search by vectors, to delete and to export
-                only.
+            model: the encoder or PIR model that made it; None is enough to search by vectors, to delete and to export.
             processor: of a PIR model.
-            root: where its archive is now, if neither where it was nor beside the index.
+            root: where its archive is now, if it is neither in its old place nor beside the index.
 
         Returns:
             The index.
 
         Raises:
-            ValueError: no index there, or one made by another model, whose vectors mean something else.
-            ImportError: a Lance table, and lancedb is missing.
+            ValueError: no index at the path, or one made by another model.
+            ImportError: a Lance table, but lancedb is not installed.
         """
         index = cls(open_store(path))
         if root is not None:
@@ -138,14 +147,14 @@ class PIRIndex:
         return index
 
     def attach(self, model: Encoder | PIRModel, processor: PIRProcessor | None = None) -> None:
-        """Give an index that was opened without one the model that made it.
+        """Set the model of an index that was opened without one.
 
         Args:
             model: an encoder of `load_encoder`, or a PIR model in evaluation mode.
             processor: of a PIR model.
 
         Raises:
-            ValueError: another model, whose vectors mean something else.
+            ValueError: not the model that made the index.
         """
         encoder = _as_encoder(model, processor)
         given, own = encoder.describe(), self.metadata
@@ -158,7 +167,7 @@ class PIRIndex:
         self.encoder = encoder
 
     def use_text_encoder(self) -> bool:
-        """Embed sentences by the exported text side of the model, if there is one: without torch, and faster on a CPU.
+        """Embed sentences with the exported text side of the model if there is one: without torch, faster on a CPU.
 
         Returns:
             Whether there is one.
@@ -383,21 +392,20 @@ class PIRIndex:
         where: str | None = None,
         exact: bool = False,
     ) -> list[Hit]:
-        """Find what fits a question best.
+        """Search the index.
 
         Args:
-            query: a sentence, an image of any mode, a vector (dim,) of any length, or a [`Query`] of several parts.
-            k: hits at most; fewer if the index, or what the filter leaves of it, is smaller.
+            query: a sentence, an image of any mode, a vector (dim,) of any norm, or a [`Query`] of several parts.
+            k: maximum number of hits.
             where: SQL over the columns of the index (`stores.columns.COLUMNS`), such as "scene = 'airport'".
-            exact: compare all vectors even where there is an approximate index.
+            exact: compare all vectors even if there is an approximate index.
 
         Returns:
-            Hits, the best first: by their cosine, for sentences less half of the rows' hubness.
+            Hits, best first: ranked by cosine, for sentences minus half of the row's hubness.
 
         Raises:
-            ValueError: an empty or unfit query, k below 1, a filter or an area that cannot be understood, a row that
-                is not there, or no model.
-            ImportError: an area, and shapely is missing.
+            ValueError: an invalid query, k below 1, an invalid filter or area, an unknown row, or no model.
+            ImportError: an area, but shapely is not installed.
         """
         if k < 1:
             raise ValueError(f"k is {k}, but it has to be at least 1.")
@@ -447,7 +455,7 @@ class PIRIndex:
         return self._sample[1]
 
     def doubts(self, query: str | Query) -> list[str]:
-        """What is doubtful about the sentences of a question: unknown or cut words, or nothing that they find.
+        """Report what is doubtful about the sentences of a query: unknown or cut words, or nothing found.
 
         Args:
             query: a sentence, or a [`Query`], of which the sentences are judged.

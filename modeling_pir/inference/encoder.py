@@ -38,13 +38,13 @@ WEIGHT_FILES = (".pt", ".pth", ".safetensors", ".bin")
 
 
 class Encoder(ABC):
-    """A model with an image and a text side.
+    """A dual encoder of any family, with one interface; made by [`load_encoder`].
 
     Args:
         model: in evaluation mode.
-        processor: what turns images and texts into its inputs; None where the model does that itself.
-        model_id: Hub id or folder that an index names as its model; None takes the one it was loaded from.
-        revision: likewise, on the Hub.
+        processor: prepares images and texts for the model; None if the model does that itself.
+        model_id: Hub id or folder that an index records as its model; None takes the one it was loaded from.
+        revision: branch, tag or commit on the Hub that an index records; None takes the one it was loaded from.
     """
 
     family: str
@@ -65,11 +65,11 @@ class Encoder(ABC):
 
     @abstractmethod
     def encode_images(self, images: list[Image.Image]) -> torch.Tensor:
-        """RGB images to (images, dim), of any length."""
+        """Embed RGB images: (images, dim), not normalised."""
 
     @abstractmethod
     def encode_texts(self, texts: list[str]) -> torch.Tensor:
-        """Texts to (texts, dim), of any length."""
+        """Embed texts: (texts, dim), not normalised."""
 
     @property
     def dim(self) -> int:
@@ -80,22 +80,22 @@ class Encoder(ABC):
 
     @property
     def ground_resolution(self) -> float | None:
-        """Metres on the ground per pixel of the model's training images; None where its configuration does not say."""
+        """Metres per pixel of the model's training images; None if its configuration does not say."""
         return getattr(getattr(self.model, "config", None), "ground_resolution", None)
 
     @property
     def logit_scale(self) -> float | None:
-        """What the model multiplies cosines with; None if it does not."""
+        """The factor on cosines, at most 100; None if the model has none."""
         scales = [weight for name, weight in self.model.named_parameters() if name.split(".")[-1] == "logit_scale"]
         return min(scales[0].detach().float().exp().item(), MAX_LOGIT_SCALE) if scales else None
 
     @cached_property
     def reading(self) -> Reading | None:
-        """How the model reads a sentence; None where its tokenizer cannot be asked."""
+        """How the model tokenizes a sentence; None if its tokenizer is not accessible."""
         return None
 
     def describe(self) -> dict:
-        """What an index stores about its model: where it is from, its weights' fingerprint, length of its vectors."""
+        """What an index stores about its model: origin, fingerprint of the weights, width of the embeddings, family."""
         return {
             "model_id": self.model_id,
             "revision": self.revision,
@@ -132,7 +132,7 @@ class Encoder(ABC):
         dtype: torch.dtype | None = None,
         progress: str | None = None,
     ) -> torch.Tensor:
-        """Embed texts; equal texts are encoded once, and batches are made of texts of like length.
+        """Embed texts; equal texts are encoded once, and texts of similar length are batched together.
 
         Args:
             texts: sentences.
@@ -238,14 +238,24 @@ def load_encoder(model: str, revision: str | None = None, device: str | torch.de
     Args:
         model: Hub id or folder.
         revision: branch, tag or commit on the Hub.
-        device: to run on; None takes a GPU where there is one.
+        device: device to run on; None takes a GPU if there is one.
 
     Returns:
         The encoder, in evaluation mode.
 
     Raises:
-        ValueError: nothing there, or a model without an image or a text side.
+        ValueError: no model of that name, or one without an image or a text side.
         ImportError: a model of sentence-transformers, which is not installed.
+
+    Example:
+    ```python
+    >>> from modeling_pir import load_encoder
+
+    >>> encoder = load_encoder("hub_configs/pir-small-rsicd")
+    >>> images, texts = encoder.embed_images([image]), encoder.embed_texts(["a forest", "an airport"])  # unit norm
+    >>> (images @ texts.T).shape  # cosines
+    torch.Size([1, 2])
+    ```
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if model.endswith(WEIGHT_FILES) and Path(model).is_file():

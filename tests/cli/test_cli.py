@@ -285,7 +285,7 @@ def test_search_filters_by_options_and_sql(run, tiny_images, tiny_model, tiny_pr
             "suffix '.shp': name one of .geojson, .csv, .parquet",
         ),
         (["index", "--index", "INDEX", "--from", "no.parquet"], "no.parquet is no Parquet file that can be read"),
-        (["search", "a", "--index", "INDEX", "--image-weight", "2"], "weight of the images is 2.0"),
+        (["search", "a", "--index", "INDEX", "--image-weight", "2"], "image_weight is 2.0"),
         (["search", "a", "--index", "INDEX", "-k", "0"], "k is 0"),
         (["search", "a", "--index", "INDEX", "--where", "date >>"], "cannot be understood"),
         (["search", "a", "--index", "INDEX", "--box", "1,2"], "is no box"),
