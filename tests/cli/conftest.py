@@ -2,7 +2,7 @@
 
 import pytest
 
-from modeling_pir.cli import main as cli
+from modeling_pir.cli.main import main
 
 
 @pytest.fixture
@@ -10,7 +10,7 @@ def run(capsys):
     """Runs the command; gives its exit code, output and messages."""
 
     def run_pir(*arguments):
-        code = cli.main([str(argument) for argument in arguments])
+        code = main([str(argument) for argument in arguments])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from modeling_pir import PIRModel
-from modeling_pir.cli import main as cli
+from modeling_pir.cli.main import build_parser, main
 from modeling_pir.convert.convert_pir_checkpoint_to_hf import Flags
 from modeling_pir.index.pir_index import PIRIndex
 from modeling_pir.inference.encoder import PIREncoder, load_encoder
@@ -73,6 +73,12 @@ def test_second_run_does_not_load_the_model(run, archive, indexed, monkeypatch):
     monkeypatch.setattr("modeling_pir.hub.pretrained.load_pretrained", None)  # a call would fail
     code, out, _ = run("index", archive, "--index", indexed)
     assert code == 0 and "0 added, 4 files unchanged" in out
+
+
+def test_an_older_script_of_an_editable_install_finds_the_command():
+    from modeling_pir.cli import main as named_by_the_folder
+
+    assert named_by_the_folder is main
 
 
 def test_second_run_imports_neither_torch_nor_transformers(archive, indexed, model_folder):
@@ -134,7 +140,7 @@ def test_archive_that_is_elsewhere_is_named_by_its_root(run, indexed, archive, t
 
 def test_version_is_told(capsys):
     with pytest.raises(SystemExit, match="0"):
-        cli.main(["--version"])
+        main(["--version"])
     assert capsys.readouterr().out.startswith("pir 0.")
 
 
@@ -495,7 +501,7 @@ def test_help_shows_an_example_that_parses(run, capsys, command):
         run(command, "--help")
     example = capsys.readouterr().out.split("example:\n")[1].strip()
     assert stop.value.code == 0 and example.startswith(f"pir {command} ")
-    assert cli.build_parser().parse_args(shlex.split(example)[1:]).command == command
+    assert build_parser().parse_args(shlex.split(example)[1:]).command == command
 
 
 def test_examples_of_the_help_run_as_they_are_printed(
@@ -528,9 +534,9 @@ def test_examples_of_the_help_run_as_they_are_printed(
         "delete",
     ):
         with pytest.raises(SystemExit):
-            cli.main([command, "--help"])
+            main([command, "--help"])
         example = capsys.readouterr().out.split("example:\n")[1].strip()
-        assert cli.main(shlex.split(example)[1:]) == 0, (example, capsys.readouterr())
+        assert main(shlex.split(example)[1:]) == 0, (example, capsys.readouterr())
     written = {path.name for path in tmp_path.iterdir()}
     assert {"archive.lance", "found.png", "found.geojson", "all.parquet", "embeddings", "maps"} <= written
     assert len(served) == 2

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from modeling_pir import PIRIndex, load_encoder
-from modeling_pir.cli import main as cli
+from modeling_pir.cli.main import main
 from tests.support.tiny_encoders import KINDS, save_encoder
 
 pytest.importorskip("lancedb")
@@ -19,7 +19,7 @@ rasterio = pytest.importorskip("rasterio")
 @pytest.fixture
 def run(capsys):
     def run_pir(*arguments):
-        code = cli.main([*map(str, arguments), "--json"])
+        code = main([*map(str, arguments), "--json"])
         return code, json.loads(capsys.readouterr().out)
 
     return run_pir

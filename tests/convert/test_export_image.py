@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from modeling_pir.cli import index as index_command
-from modeling_pir.cli import main as cli
+from modeling_pir.cli.main import main
 from modeling_pir.convert import export_image as module
 from modeling_pir.convert.export_image import export_image
 from modeling_pir.hub.identity import weights_fingerprint
@@ -39,7 +39,7 @@ def test_large_archive_is_embedded_by_the_exported_side_as_by_torch(folder, arch
     used, encode = [], PIREncoder.encode_images
     spy = lambda self, images: used.append(self.vision_session is not None) or encode(self, images)  # noqa: E731
     monkeypatch.setattr(PIREncoder, "encode_images", spy)
-    assert cli.main(["index", str(archive), "--index", str(tmp_path / "index"), "--model", str(folder)]) == 0
+    assert main(["index", str(archive), "--index", str(tmp_path / "index"), "--model", str(folder)]) == 0
     assert used == [True]
     monkeypatch.setattr(PIREncoder, "encode_images", encode)
     found = load_encoder(str(folder))
@@ -52,7 +52,7 @@ def test_large_archive_is_embedded_by_the_exported_side_as_by_torch(folder, arch
 
 def test_small_archive_is_not_worth_an_export(folder, archive, monkeypatch, tmp_path):
     monkeypatch.setattr(module, "export_image", lambda encoder: pytest.fail("exported"))
-    assert cli.main(["index", str(archive), "--index", str(tmp_path / "index"), "--model", str(folder)]) == 0
+    assert main(["index", str(archive), "--index", str(tmp_path / "index"), "--model", str(folder)]) == 0
 
 
 def test_export_that_fails_is_told_and_torch_embeds(folder, archive, monkeypatch, tmp_path, capsys):
@@ -61,7 +61,7 @@ def test_export_that_fails_is_told_and_torch_embeds(folder, archive, monkeypatch
 
     monkeypatch.setattr(module, "export_image", fail)
     monkeypatch.setattr(index_command, "WORTH_AN_EXPORT", 4)
-    assert cli.main(["index", str(archive), "--index", str(tmp_path / "index"), "--model", str(folder)]) == 0
+    assert main(["index", str(archive), "--index", str(tmp_path / "index"), "--model", str(folder)]) == 0
     assert "embedded with torch, which is slower: The image side of this model cannot be" in capsys.readouterr().err
     assert len(PIRIndex.open(tmp_path / "index")) == 4
 

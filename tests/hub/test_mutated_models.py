@@ -43,7 +43,7 @@ def world(tiny_model, tiny_processor, tiny_dataset, tmp_path):
     run = write_run(tmp_path / "run", tiny_model, tiny_processor, data=str(tiny_dataset))
     write_checksums(run / "best")
     images = tiny_dataset / "test"
-    assert pir.main(["index", str(images), "--index", str(tmp_path / "index"), "--model", str(run / "best")]) == 0
+    assert pir(["index", str(images), "--index", str(tmp_path / "index"), "--model", str(run / "best")]) == 0
     place = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 5.5e6)}
     values = np.random.default_rng(0).integers(1, 255, (3, 64, 96), dtype=np.uint8)
     scene = {"driver": "GTiff", "count": 3, "height": 64, "width": 96, "dtype": "uint8", **place}
@@ -67,7 +67,7 @@ def commands(world, run):
         "serve": ("serve", *index, "--port", 0, "--model", model),
         "demo": ("demo", images, "--port", 0, "--model", model),
     }
-    calls = {name: (pir.main, line) for name, line in lines.items()}
+    calls = {name: (pir, line) for name, line in lines.items()}
     calls["evaluate"] = evaluate.main, ("--model", model, "--data", world / "tiny_dataset")
     calls["push_to_hub"] = push_to_hub.main, ("--model", run, "--repo", "me/model", "--output-dir", out)
     return calls

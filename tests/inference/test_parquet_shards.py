@@ -276,7 +276,7 @@ import ray
 from ray._private.state import state
 from ray.cluster_utils import Cluster
 
-from modeling_pir.cli import main as cli
+from modeling_pir.cli.main import main
 from modeling_pir.index import PIRIndex, commits, embed_files
 
 index_path, archive, model, data, output = sys.argv[1:]
@@ -307,8 +307,8 @@ def commit_and_kill(*arguments):
 
 commits.commit = commit_and_kill
 options = ["--model", model, "--engine", "ray", "--workers", "2", "--json"]
-codes = [cli.main(["index", archive, "--index", index_path, *options])]
-codes.append(cli.main(["embed", data, "--output", output, *options]))
+codes = [main(["index", archive, "--index", index_path, *options])]
+codes.append(main(["embed", data, "--output", output, *options]))
 print("codes", codes, flush=True)
 ray.shutdown()
 cluster.shutdown()
