@@ -282,7 +282,7 @@ def test_search_filters_by_options_and_sql(run, tiny_images, tiny_model, tiny_pr
     [
         (["search", " ", "--index", "INDEX"], "query is empty"),
         (["search", "--index", "INDEX"], "query is empty"),
-        (["search", "a", "--index", "INDEX", "--like", "abcd", "--unlike", "abcd"], "both as right and as wrong"),
+        (["search", "a", "--index", "INDEX", "--like", "abcd", "--unlike", "abcd"], "as both relevant and wrong"),
         (["search", "--index", "INDEX", "--like", "abcd"], "has no row 'abcd'"),
         (["search", "a", "--index", "INDEX", "--area", "/no.geojson"], "/no.geojson cannot be read"),
         (["search", "a", "--index", "INDEX", "--picture", "/no/sheet.png"], "/no/sheet.png cannot be written"),
