@@ -4,6 +4,7 @@ import onnxruntime
 import pytest
 import torch
 from tokenizers import Tokenizer, normalizers
+from transformers import AutoImageProcessor, CLIPImageProcessor
 
 from modeling_pir import PIRProcessor, PIRTextModelWithProjection, PIRVisionModelWithProjection
 from modeling_pir.cli.main import main
@@ -15,8 +16,10 @@ from modeling_pir.convert.export_encoders import (
     export_text_encoder,
     write_processor,
 )
+from modeling_pir.images_pir import open_image
 from modeling_pir.inference.encoder import load_encoder
 from modeling_pir.processing_pir import CLEANING, clean_caption
+from tests.support.odd_pictures import PICTURES, write_picture
 
 CAPTIONS = [
     "Many PLANES, are parked -- beside a Terminal!",
@@ -92,6 +95,19 @@ def test_an_exported_tokenizer_gives_the_processor_s_tokens(tmp_path, tiny_proce
         assert processor(text=caption)["input_ids"] == tokenizer.encode(caption).ids
     settings = json.loads((tmp_path / "preprocessor_config.json").read_text())
     assert settings["size"] == {"height": 32, "width": 32} and settings["do_normalize"]
+
+
+@pytest.mark.parametrize("crops", [False, True])
+def test_the_settings_of_an_export_alone_give_the_processor_s_pixels(tmp_path, tiny_processor, crops):
+    if crops:
+        image_processor = CLIPImageProcessor(size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32})
+        tiny_processor = PIRProcessor(image_processor, tiny_processor.tokenizer)
+    write_processor(tiny_processor, tmp_path)
+    (tmp_path / "processor_config.json").unlink()  # which readers other than transformers do not know
+    alone = AutoImageProcessor.from_pretrained(tmp_path)
+    for path in (write_picture(tmp_path, name) for name in PICTURES):
+        expected = tiny_processor(images=path, return_tensors="pt")["pixel_values"]
+        torch.testing.assert_close(alone(open_image(path), return_tensors="pt")["pixel_values"], expected)
 
 
 def test_captions_that_were_not_cleaned_in_training_are_not_cleaned(tmp_path, tiny_processor):

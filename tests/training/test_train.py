@@ -217,7 +217,7 @@ def test_a_field_of_the_model_of_the_wrong_type_gets_one_sentence(tiny_run, fiel
 
 
 def test_fewer_items_than_a_batch_are_refused(tiny_run):
-    with pytest.raises(ValueError, match="gives 4 items, fewer than one batch of 8"):
+    with pytest.raises(ValueError, match="gives 4 items, fewer than one batch of 8: add --set batch_size=4"):
         train(tiny_run(batch_size=8))
 
 

@@ -36,7 +36,7 @@ def load_splits(config: TrainConfig, accelerator: Accelerator | None = None) -> 
     if num_items < config.batch_size:
         raise ValueError(
             f"The training split of {config.data!r} gives {num_items} items, fewer than one batch of "
-            f"{config.batch_size}: lower batch_size."
+            f"{config.batch_size}: add --set batch_size={min(16, num_items)}, or more images."
         )
     check_scenes(config, splits["train"])
     return splits
