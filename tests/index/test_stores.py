@@ -191,6 +191,40 @@ def test_damaged_table_is_told_in_one_sentence_by_every_command(tmp_path, monkey
     assert told > 5
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["exact", "lance"])
+def test_damaged_index_is_told_by_index_search_and_serve(
+    tmp_path, tiny_model, tiny_processor, tiny_images, model_folder, engine, monkeypatch, capfd
+):
+    served = []
+    monkeypatch.setattr("modeling_pir.serve.launch.launch", lambda index, *_: served.append(len(index)))
+    (archive := tmp_path / "archive").mkdir()
+    for number, image in enumerate(tiny_images):
+        image.save(archive / f"{number}.png")
+    index = PIRIndex.create(tmp_path / "index", tiny_model, tiny_processor, engine=engine)
+    index.add(archive)
+    if engine == "exact":
+        index.store.close()  # which writes what SQLite keeps in a file beside it
+    files = (
+        [tmp_path / "index"]
+        if engine == "exact"
+        else sorted(path for path in tmp_path.glob("index/**/*.*") if path.is_file() and path.stat().st_size)
+    )
+    generator, told = np.random.default_rng(0), 0
+    for number in range(8):
+        copy, name = tmp_path / f"copy{number}", files[number % len(files)].relative_to(tmp_path / "index")
+        (shutil.copytree if engine == "lance" else shutil.copy)(tmp_path / "index", copy)
+        (copy / name).write_bytes(damaged((copy / name).read_bytes(), generator))
+        model = ("--model", str(model_folder))
+        for command in (["search", "a forest"], ["serve", "--port", "0", *model], ["index", str(archive), *model]):
+            code = main([*command, "--index", str(copy)])
+            err = capfd.readouterr().err
+            lines = [line for line in err.splitlines() if line.startswith(f"pir {command[0]}: ")]
+            assert "Traceback" not in err and (code == 0 or (len(lines) == 1 and str(copy) in lines[0])), (name, err)
+            told += code == 2
+    assert told > 5 and set(served) <= {4}
+
+
 def test_filter_is_not_blamed_for_damaged_files(tmp_path, monkeypatch):
     monkeypatch.setattr("modeling_pir.index.stores.lance_store.MIN_INDEX_ROWS", 5)
     store = LanceStore.create(str(tmp_path / "index"), {"dim": 8, "weights": ""})

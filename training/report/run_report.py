@@ -181,5 +181,5 @@ processor = PIRProcessor.from_pretrained("{folder}")
 python -m training.evaluate --model {folder} --data {config.data} --split test
 pir index IMAGES --index my.index --model {folder}
 pir search "a sentence" --index my.index
-pir demo --index my.index
+pir serve --index my.index
 ```"""

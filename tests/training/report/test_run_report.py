@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from modeling_pir import PIRConfig, PIRModel
+from modeling_pir.cli.main import build_parser
 from training.config import TrainConfig
 from training.data.loader import split_facts
 from training.evaluation import test_result
@@ -194,6 +196,8 @@ def test_report_shows_pictures_that_exist_and_loads_the_model_as_it_says(run, sp
     names = {}
     exec(re.search(r"```python\n(.*?)```", report, re.DOTALL).group(1), names)
     assert isinstance(names["model"], PIRModel)
+    commands = [shlex.split(line)[1:] for line in report.splitlines() if line.startswith("pir ")]
+    assert [build_parser().parse_args(words).command for words in commands] == ["index", "search", "serve"]
 
 
 @pytest.mark.usefixtures("no_pictures")
