@@ -89,6 +89,7 @@ def test_image_opens_with_its_facts_and_what_the_model_looks_at(open_page):
     page.locator(".card button").first.click()
     facts = page.locator("#detail-facts").inner_text()
     assert all(name in facts for name in ("Similarity", "Path", "Scene", "Date", "Part"))
+    assert page.locator("#more-labels").is_hidden()  # the archive has none
     page.locator("#belief-toggle").click()
     page.get_by_text("bright ones count").wait_for()
     assert page.locator("#belief").is_visible()

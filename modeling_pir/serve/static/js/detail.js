@@ -51,7 +51,9 @@ export class Detail {
     large.src = largePicture(hit.id);
     image.alt = `Image ${fileName(hit.path)}`;
     byId("detail-title").textContent = fileName(hit.path);
-    fill(byId("detail-facts"), ...facts(hit));
+    fill(byId("detail-facts"), ...terms(facts(hit)));
+    fill(byId("detail-labels"), ...terms(Object.entries(hit.labels).map(([name, value]) => [name, String(value)])));
+    byId("more-labels").hidden = !Object.keys(hit.labels).length;
     byId("download").href = pictureFile(hit.id);
     byId("previous").disabled = position === 0;
     byId("next").disabled = position === this.hits.length - 1;
@@ -100,18 +102,21 @@ export class Detail {
 
 function facts(hit) {
   const [left, top, width, height] = hit.window || [];
-  const pairs = [
+  return [
     ["Similarity", hit.similarity === null ? null : hit.similarity.toFixed(3)],
     ["Relevance", hit.relevance === null ? null : standing(hit.relevance)],
     ["Path", hit.path],
     ["Date", hit.date],
     ["Scene", hit.scene],
     ["Sensor", hit.sensor],
-    ...Object.entries(hit.labels).map(([name, value]) => [name, String(value)]),
     ["Place", hit.bounds && placeText(hit.bounds)],
     ["Others", hit.others ? `${hit.others} more of this place or date` : null],
     ["Part", hit.window && (left || top || hit.bounds) ? `${width} × ${height} pixels at column ${left}, row ${top}` : hit.window && `${width} × ${height} pixels`],
   ];
+}
+
+// The pairs that have a value, as a list of terms.
+function terms(pairs) {
   return pairs.filter(([, value]) => value).flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]);
 }
 
