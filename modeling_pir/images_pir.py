@@ -84,7 +84,7 @@ def open_image(
         ) from error
     except UnidentifiedImageError as error:
         raise UnreadableImageError(
-            f"{name} is no image that can be read, such as a JPEG, PNG or TIFF: remove it or replace it."
+            f"{name} is not a readable image, such as a JPEG, PNG or TIFF: remove it or replace it."
         ) from error
     except Exception as error:  # a decoder raises anything on a broken file: IndexError, struct.error, zlib.error ...
         reason = str(error) or type(error).__name__

@@ -240,7 +240,7 @@ def _check_streaming(config: TrainConfig) -> None:
     }
     for reason, applies in reasons.items():
         if applies:
-            raise ValueError(f"A streamed run does not have all its rows at hand, but {reason}.")
+            raise ValueError(f"A streamed run does not hold all its rows in memory, but {reason}.")
 
 
 def _check_feature_cache(config: TrainConfig) -> None:
@@ -258,7 +258,7 @@ def _check_feature_cache(config: TrainConfig) -> None:
     }
     for reason, applies in reasons.items():
         if applies:
-            raise ValueError(f"feature_cache keeps what frozen towers make of unchanged images, but {reason}.")
+            raise ValueError(f"feature_cache stores the outputs of frozen towers for unchanged images, but {reason}.")
 
 
 def build_config(values: dict[str, Any]) -> TrainConfig:

@@ -183,7 +183,7 @@ def run_training(run: SweepRun, jobs: int = 1) -> None:
     code = subprocess.run(command, cwd=Path(__file__).parents[1], env=os.environ | threads, check=False).returncode
     if code:
         raise ValueError(
-            f"The run {str(run.folder)!r} failed (exit code {code}): repeat the command when that is mended."
+            f"The run {str(run.folder)!r} failed (exit code {code}): fix the cause and repeat the command."
         )
 
 

@@ -154,7 +154,7 @@ def infer_config(state: State, written: dict, flags: Flags) -> PIRConfig:
     if not {"vision_proj.weight", "text_proj.weight", "temp"} <= state.keys():
         keys = ", ".join(list(state)[:10])
         raise ValueError(
-            f"This is no official PIR checkpoint (no vision_proj, text_proj or temp); its keys are {keys}."
+            f"This is not an official PIR checkpoint (no vision_proj, text_proj or temp); its keys are {keys}."
         )
     num_layers = max(count_children(state, f"{part}.") for part in ("img_sa", "img_ca", "mapping_img"))
     num_cycles = max(count_children(state, f"{part}.") for part in ("txt_sa", "txt_ca", "mapping_txt"))
@@ -252,7 +252,7 @@ def official_processor(config: PIRConfig, tokenizer_name: str) -> PIRProcessor:
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_name)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"The tokenizer {tokenizer_name!r} is neither a folder here nor to be had from the Hub: give the folder "
+            f"The tokenizer {tokenizer_name!r} is neither a folder here nor available on the Hub: give the folder "
             f"of a copy of {DEFAULT_TOKENIZER}, which the official code uses, with --tokenizer."
         ) from error
     if len(tokenizer) != config.text_config.vocab_size:

@@ -66,7 +66,7 @@ def read_checkpoint(path: str | Path) -> dict:
             ) from error
         reason = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
         raise ValueError(
-            f"{str(path)!r} is no PyTorch checkpoint, or was cut short ({type(error).__name__}: {reason}): "
+            f"{str(path)!r} is not a PyTorch checkpoint, or was cut short ({type(error).__name__}: {reason}): "
             "download it again."
         ) from error
     if not isinstance(checkpoint, dict):

@@ -70,9 +70,9 @@ def open_dataset(path: str | Path, allow_references: bool = False) -> "DatasetRe
         if allow_references:
             return rasterio.open(path)
         if "://" in str(path) or str(path).startswith("/vsi"):
-            raise ValueError(f"{path} is an address, no local file: allow references to open it.")
+            raise ValueError(f"{path} is an address, not a local file: allow references to open it.")
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise ValueError(f"{path} is no regular file: name an image.")
+            raise ValueError(f"{path} is not a regular file: name an image.")
         if Path(path).suffix.lower() == ".vrt":
             raise ValueError(f"{path} is made of other files (VRT): allow references if you trust where it is from.")
         options = NO_NETWORK if are_harmless(path) else NO_NETWORK | NO_SIDE_FILES

@@ -214,7 +214,7 @@ class Raster:
         self.width, self.height, self.transform = dataset.width, dataset.height, dataset.transform
         self.date, self.sensor = date_and_sensor(dataset, Path(self.path).stem)
         if dataset.dtypes[0].startswith("complex"):
-            raise ValueError(f"{self.path} holds complex numbers, no colours: convert it to RGB first.")
+            raise ValueError(f"{self.path} holds complex numbers, not colours: convert it to RGB first.")
         color_names = [color.name for color in dataset.colorinterp]
         self._color_table = color_table(dataset)
         alpha = 1 + color_names.index("alpha") if "alpha" in color_names else None

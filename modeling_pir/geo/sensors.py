@@ -80,7 +80,7 @@ def guess_bands(dataset: "DatasetReader", num_bands: int, sensor: str | None, pa
     if set(COLORS) <= set(interpreted):
         return 1, 2, 3
     raise ValueError(
-        f"{path} has {num_bands} bands and does not tell which are red, green and blue: name them, such as "
+        f"{path} has {num_bands} bands and does not say which are red, green and blue: name them, such as "
         "bands=(4, 3, 2)."
     )
 

@@ -82,7 +82,7 @@ def read_json(file: Path) -> dict:
         values = json.loads(file.read_text())
     except ValueError as error:  # of the decoder, JSON's or UTF-8's
         reason = "it is a pointer of Git LFS" if _is_pointer(file) else str(error)
-        raise ValueError(f"{file} is no JSON ({reason}): copy or download it again.") from error
+        raise ValueError(f"{file} is not JSON ({reason}): copy or download it again.") from error
     if not isinstance(values, dict):
         raise ValueError(f"{file} holds a {type(values).__name__}, not a JSON mapping: copy or download it again.")
     return values
@@ -217,7 +217,7 @@ def check_weights(model: PreTrainedModel, report: dict, name: str) -> None:
     for key, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ValueError(
-                f"The weights of {name} are broken: {key} holds values that are no numbers (NaN or infinity). Copy or "
+                f"The weights of {name} are broken: {key} holds values that are not finite (NaN or infinity). Copy or "
                 "download the model again, or train it again with a lower learning rate."
             )
 

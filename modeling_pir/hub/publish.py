@@ -99,9 +99,9 @@ def check_repo_id(repo_id: str) -> None:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise ValueError(f"{repo_id!r} is no repository id, it has to look like org/name: {error}") from error
+        raise ValueError(f"{repo_id!r} is not a repository id of the form org/name: {error}") from error
     if "/" not in repo_id:
-        raise ValueError(f"{repo_id!r} is no repository id, it has to look like org/name: put your user name in front.")
+        raise ValueError(f"{repo_id!r} is not a repository id of the form org/name: put your user name in front.")
 
 
 def upload(folder: str | Path, repo_id: str, message: str, private: bool = False) -> CommitInfo:

@@ -38,7 +38,7 @@ def _parse_box(text: str) -> Bounds:
     try:
         west, south, east, north = (float(part) for part in text.replace(",", " ").split())
     except ValueError as error:
-        raise ValueError(f"{text!r} is no box: write west, south, east, north in degrees.") from error
+        raise ValueError(f"{text!r} is not a box: write west, south, east, north in degrees.") from error
     if not (-180 <= west <= 180 and -180 <= east <= 180 and -90 <= south <= north <= 90):
         raise ValueError(
             f"The box {text!r} is not on the globe: longitudes go from -180 to 180, latitudes from -90 to 90, and "

@@ -299,7 +299,7 @@ class PIRIndex:
             OSError: the index cannot be written.
         """
         if not os.path.isdir(folder):
-            raise ValueError(f"{folder} is not a folder: name the one whose state the index is to take.")
+            raise ValueError(f"{folder} is not a folder: name the folder that the index is of.")
         return self._bring_in(folder, batch_size, chips, progress, delete_gone=True, force=force)
 
     def _bring_in(
@@ -503,7 +503,7 @@ class PIRIndex:
             ValueError: neither or both are given, or a filter that cannot be understood.
         """
         if (where is None) == (paths is None):
-            raise ValueError("Say what is to be deleted: either where=... or paths=...")
+            raise ValueError("Give either where=... or paths=...: the rows to delete.")
         with self.writing():
             if where is not None:
                 return self.store.delete(where)

@@ -75,8 +75,8 @@ def belief_maps(
         side = math.isqrt(scores.shape[1] - 1)
         if 1 + side * side != scores.shape[1]:
             raise ValueError(
-                f"The vision tower gives {scores.shape[1] - 1} patches, which are no square grid: belief maps need a "
-                "tower with as many rows of patches as columns."
+                f"The vision tower gives {scores.shape[1] - 1} patches, which do not form a square grid: belief maps "
+                "need a tower with as many rows of patches as columns."
             )
         grids = scores[:, 1:].unflatten(1, (side, side)).numpy()
         kept_grids = kept[:, 1:].unflatten(1, (side, side)).numpy()

@@ -162,7 +162,7 @@ class Archive:
         from ..index.hit_pictures import hit_image
 
         if not self.has_belief:
-            raise ValueError("This model believes no part of an image more than another: that is a part of PIR.")
+            raise ValueError("This model has no belief map: only a PIR with an instruction tower has one.")
         image = hit_image(hit)
         with self._lock:
             belief = belief_map(self.index.encoder.model, self.index.encoder.processor, image)
@@ -182,7 +182,7 @@ class Archive:
         from ..index.hit_pictures import hit_image
 
         if not text.strip():
-            raise ValueError("There is no sentence that the image is compared with: write one.")
+            raise ValueError("There is no sentence to compare the image with: write one.")
         image = hit_image(hit, QUERY_SIZE)
         with self._lock:
             query = self.index.encoder.embed_texts([text])[0].numpy()
@@ -207,7 +207,7 @@ class Archive:
         from ..index.hit_pictures import hit_image
 
         if bool(ranking.picture) == bool(ranking.row):
-            raise ValueError("Name either a picture or a row that the sentences are ranked for.")
+            raise ValueError("Give either a picture or a row to rank the sentences for.")
         return self.queries.get(ranking.picture) if ranking.picture else hit_image(self.hit(ranking.row))
 
 

@@ -123,7 +123,7 @@ class QueryPictures:
         """
         image = self._cache.get(name)
         if image is None:
-            raise ValueError("The picture is not there any more: choose it again.")
+            raise ValueError("The picture is no longer available: choose it again.")
         return image
 
 

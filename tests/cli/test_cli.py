@@ -64,7 +64,7 @@ def test_index_lists_what_it_could_not_read(run, archive, model_folder, tmp_path
     assert code == 1
     assert "4 rows (lance index), 4 added" in out
     assert "1 files are no images, or links to what is there, and were passed over:\n" in out and "notes.txt" in out
-    assert "1 files could not be indexed:\n" in out and "broken.jpg is no image that can be read" in out
+    assert "1 files could not be indexed:\n" in out and "broken.jpg is not a readable image" in out
     assert "embedding" in err  # the progress bar
 
 
@@ -167,7 +167,7 @@ def test_folder_of_images_is_embedded_into_a_file_that_becomes_an_index(run, arc
     (archive / "metadata.jsonl").write_text('{"file_name": "0.png", "scene": "airport"}\n')
     command = ("embed", archive, "--output", tmp_path / "out", "--model", model_folder)
     code, out, _ = run(*command)
-    assert code == 1 and "images.parquet: 4 rows" in out and "broken.jpg is no image that can be read" in out
+    assert code == 1 and "images.parquet: 4 rows" in out and "broken.jpg is not a readable image" in out
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["images.parquet"]
     assert "exists already" in run(*command)[1]
     assert run("index", "--from", tmp_path / "out" / "images.parquet", "--index", tmp_path / "other")[0] == 0
@@ -290,17 +290,17 @@ def test_search_filters_by_options_and_sql(run, tiny_images, tiny_model, tiny_pr
             ["search", "a", "--index", "INDEX", "--save", "hits.shp"],
             "suffix '.shp': name one of .geojson, .csv, .parquet",
         ),
-        (["index", "--index", "INDEX", "--from", "no.parquet"], "no.parquet is no Parquet file that can be read"),
+        (["index", "--index", "INDEX", "--from", "no.parquet"], "no.parquet is not a readable Parquet file"),
         (["search", "a", "--index", "INDEX", "--image-weight", "2"], "image_weight is 2.0"),
         (["search", "a", "--index", "INDEX", "-k", "0"], "k is 0"),
         (["search", "a", "--index", "INDEX", "--where", "date >>"], "cannot be understood"),
-        (["search", "a", "--index", "INDEX", "--box", "1,2"], "is no box"),
-        (["search", "a", "--index", "/no/index"], "/no/index is no index: make one with pir index"),
+        (["search", "a", "--index", "INDEX", "--box", "1,2"], "is not a box"),
+        (["search", "a", "--index", "/no/index"], "/no/index is not an index: make one with pir index"),
         (["search", "--index", "INDEX", "--image", "/no.png"], "/no.png cannot be read"),
         (["index", "/nowhere", "--index", "NEW", "--model", "MODEL"], "/nowhere does not exist"),
         (["index", "ARCHIVE", "--index", "NEW"], "add --model"),
         (["index", "ARCHIVE", "--index", "NEW", "--model", "/no/model"], "/no/model cannot be loaded"),
-        (["index", "ARCHIVE", "--index", "ARCHIVE", "--model", "MODEL"], "is no index"),
+        (["index", "ARCHIVE", "--index", "ARCHIVE", "--model", "MODEL"], "is not an index"),
         (["index", "--index", "INDEX"], "nothing to index"),
         (["index", "a.png", "b.png", "--index", "INDEX", "--delete-missing"], "exactly one SOURCE"),
         (["export-rows", "all.csv", "--index", "INDEX"], "suffix '.csv'"),
@@ -322,7 +322,7 @@ def test_bad_input_gets_one_sentence(run, archive, indexed, model_folder, tmp_pa
 
 def test_error_in_json(run):
     code, out, _ = run("search", "a", "--index", "/no/index", "--json")
-    assert code == 2 and "is no index" in json.loads(out)["error"]
+    assert code == 2 and "is not an index" in json.loads(out)["error"]
 
 
 def test_index_of_another_model_is_refused_with_the_command(
@@ -369,7 +369,11 @@ def test_classify_goes_on_after_a_file_that_cannot_be_read(run, archive, model_f
     code, out, err = run("classify", *images, *arguments, "--json")
     good, other, bad = json.loads(out)
     assert code == 1 and [Path(one["image"]).name for one in (good, other, bad)] == ["0.png", "1.png", "broken.jpg"]
-    assert set(good) == {"image", "probabilities"} and "is no image" in bad["error"] and "broken.jpg is no image" in err
+    assert (
+        set(good) == {"image", "probabilities"}
+        and "is not a readable image" in bad["error"]
+        and "broken.jpg is not a readable image" in err
+    )
     assert run("classify", archive / "broken.jpg", *arguments)[0] == 2
 
 
@@ -445,7 +449,7 @@ def test_demo_indexes_a_folder_with_the_model_of_the_checkout(run, archive, mode
     monkeypatch.setattr("modeling_pir.cli.options.SHIPPED_MODEL", Path(model_folder))
     code, out, errors = run("demo", archive, "--port", 0)
     assert code == 0 and "No --model given: using" in errors
-    assert "4 rows" in out and "broken.jpg is no image that can be read" in out
+    assert "4 rows" in out and "broken.jpg is not a readable image" in out
     (num_rows, path, *_, name), *_ = served
     assert num_rows == 4 and name == "archive" and not Path(path).exists()
 

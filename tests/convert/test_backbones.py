@@ -261,7 +261,7 @@ def test_unreadable_file_gets_one_sentence(tmp_path, content):
     elif content == "list":
         torch.save([torch.zeros(1)], path)
     expected = {
-        "truncated": "cut short", "text": "no PyTorch checkpoint", "empty": "no PyTorch checkpoint",
+        "truncated": "cut short", "text": "not a PyTorch checkpoint", "empty": "not a PyTorch checkpoint",
         "code": "refused.*would run code .*OfAnotherProject", "list": "holds a list", "absent": "no file",
     }  # fmt: skip
     with pytest.raises(ValueError, match=expected[content]) as caught:

@@ -177,7 +177,7 @@ def test_missing_tensor_that_shows_a_size_is_named(run, sizes, key):
 
 
 def test_checkpoint_of_another_model_is_refused(run):
-    with pytest.raises(ValueError, match="no official PIR checkpoint .* its keys are conv1.weight, bn1.weight"):
+    with pytest.raises(ValueError, match="not an official PIR checkpoint .* its keys are conv1.weight, bn1.weight"):
         run({"model": draw(resnet_layout(TINY))})
 
 

@@ -136,7 +136,7 @@ def test_vrt_and_addresses_are_opened_where_references_are_allowed(tmp_path):
         assert (scene.width, scene.height) == (60, 40)
     addresses = ("s3://bucket/scene.tif", "zip:///a.zip!raw.vrt", "tar:///a.tar!raw.vrt", "/vsizip/a.zip/raw.vrt")
     for address in (*addresses, "/vsicurl/http://127.0.0.1:9/scene.tif"):
-        with pytest.raises(ValueError, match="is an address, no local file: allow references"):
+        with pytest.raises(ValueError, match="is an address, not a local file: allow references"):
             Raster(address)
 
 

@@ -284,7 +284,7 @@ def test_declared_bands_are_read(tmp_path):
 
 def test_bands_that_nothing_tells_are_asked_for(tmp_path):
     path = write_raster(tmp_path / "cube.tif", noise(9))
-    with pytest.raises(ValueError, match=r"cube\.tif has 9 bands and does not tell which are red, green and blue"):
+    with pytest.raises(ValueError, match=r"cube\.tif has 9 bands and does not say which are red, green and blue"):
         list(iter_chips(path))
 
 

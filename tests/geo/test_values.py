@@ -106,7 +106,7 @@ def test_scene_that_is_sent_is_read_as_the_file_is(tmp_path):
     assert np.array_equal(np.asarray(sent), np.asarray(open_as_image(path)))
     with pytest.raises(ValueError, match=r"^The picture has 60 x 40 pixels, more than the 1,000 that are read here"):
         open_content_as_image(path.read_bytes(), "The picture", 1000)
-    with pytest.raises(ValueError, match=r"^The picture is no image that can be read"):
+    with pytest.raises(ValueError, match=r"^The picture is not a readable image"):
         open_content_as_image(path.read_bytes()[:-9000], "The picture", 10_000)
 
 

@@ -43,7 +43,7 @@ WEIGHTS = {
     "all renamed": (lambda s: {f"module.{k}": v for k, v in s.items()}, "missing .*unexpected .module"),
     "one too many": (lambda s: s | {"extra.weight": torch.ones(2)}, "1 unexpected .extra.weight"),
     "another shape": (lambda s: s | {"lca.head.bias": torch.ones(3)}, "1 of another shape .lca.head.bias"),
-    "not finite": (spoil, "lca.head.weight holds values that are no numbers"),
+    "not finite": (spoil, "lca.head.weight holds values that are not finite"),
 }
 
 
@@ -91,7 +91,7 @@ def no_weights(folder):
 
 
 FILES = {
-    break_json: "tokenizer_config.json is no JSON", null_field: "projection_dim|damaged", text_field: "damaged|vision",
+    break_json: "tokenizer_config.json is not JSON", null_field: "projection_dim|damaged", text_field: "damaged|vision",
     wrong_form: "cannot be loaded", larger_tokenizer: "its padding token is 0, which should be 7",
     pointer: "pointer of Git LFS.*git lfs pull", pickle_alone: "as a pickle .pytorch_model.bin",
     no_weights: "no weights",
@@ -184,7 +184,7 @@ def test_a_configuration_that_the_checks_of_transformers_refuse_gets_one_sentenc
         (lambda state: {name: value for name, value in state.items() if "text_projection" not in name}, "1 missing"),
         (
             lambda state: state | {"logit_scale": torch.tensor(torch.nan)},
-            "logit_scale holds values that are no num",
+            "logit_scale holds values that are not fin",
         ),
     ],
     ids=["missing", "not finite"],

@@ -157,7 +157,7 @@ def test_a_table_of_labels_that_cannot_be_read_is_listed(tmp_path, text, message
 )
 def test_dates_are_iso_or_refused(text, iso):
     if iso is None:
-        with pytest.raises(ValueError, match="is no date: write it as 2019-09-04"):
+        with pytest.raises(ValueError, match="is not a date: write it as 2019-09-04"):
             iso_date(text)
     else:
         assert iso_date(text) == iso
@@ -166,7 +166,7 @@ def test_dates_are_iso_or_refused(text, iso):
 def test_date_that_is_none_is_reported_with_its_line(index, archive):
     labels_file(archive, {"file_name": "b.png"}, {"file_name": "a.png", "scene": "harbor", "date": "04/09/2019"})
     ((path, sentence),) = index.add(archive).errors
-    assert path.endswith("metadata.jsonl") and "Line 2" in sentence and "'04/09/2019' is no date" in sentence
+    assert path.endswith("metadata.jsonl") and "Line 2" in sentence and "'04/09/2019' is not a date" in sentence
     assert rows_of(index)[str(archive / "a.png")]["scene"] == "harbor"
 
 

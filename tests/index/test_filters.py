@@ -56,11 +56,11 @@ def test_filter_keeps_the_rows_it_names(fields, expected):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"date_from": "4 September"}, "'4 September' is no date: write it as 2019-09-04"),
-        ({"date_to": "2019-02-30"}, "is no date"),
-        ({"date_to": "2019-13"}, "is no date"),
-        ({"box": "1, 2, 3"}, "'1, 2, 3' is no box: write west, south, east, north"),
-        ({"box": "1, 2, x, 4"}, "is no box"),
+        ({"date_from": "4 September"}, "'4 September' is not a date: write it as 2019-09-04"),
+        ({"date_to": "2019-02-30"}, "is not a date"),
+        ({"date_to": "2019-13"}, "is not a date"),
+        ({"box": "1, 2, 3"}, "'1, 2, 3' is not a box: write west, south, east, north"),
+        ({"box": "1, 2, x, 4"}, "is not a box"),
         ({"box": "1, 5, 3, 4"}, "is not on the globe"),
         ({"box": "1, nan, 3, 4"}, "is not on the globe"),
     ],

@@ -122,7 +122,7 @@ def test_file_without_usable_vectors_is_refused(tmp_path, options, sentence):
 def test_no_parquet_is_said(tmp_path, content):
     if content is not None:
         (tmp_path / "x.parquet").write_bytes(content)
-    with pytest.raises(ValueError, match="is no Parquet file that can be read"):
+    with pytest.raises(ValueError, match="is not a readable Parquet file"):
         open_vectors(tmp_path / "x.parquet")
 
 

@@ -252,7 +252,7 @@ def test_labels_come_from_the_metadata_file(index, archive):
     assert (names([hit]), hit.scene, hit.date, hit.sensor) == (["harbor"], "harbor", "2019-09-04", None)
     (archive / "metadata.jsonl").write_text('{"file_name": "a.png"}\n[1]\n')
     ((path, sentence),) = index.add(archive).errors
-    assert path == str(archive / "metadata.jsonl") and "Line 2 of" in sentence and "is no JSON object" in sentence
+    assert path == str(archive / "metadata.jsonl") and "Line 2 of" in sentence and "is not a JSON object" in sentence
 
 
 def test_images_in_memory_with_metadata(index, tiny_images):
@@ -364,7 +364,7 @@ def test_create_and_open_say_what_is_wrong(tmp_path, tiny_model, tiny_processor)
     (tmp_path / "file").write_text("no index")
     (tmp_path / "folder").mkdir()
     for name in ("file", "folder", "missing"):
-        with pytest.raises(ValueError, match=f"{name} is no index"):
+        with pytest.raises(ValueError, match=f"{name} is not an index"):
             PIRIndex.open(tmp_path / name)
     assert not (tmp_path / "missing").exists()
     with pytest.raises(ValueError, match="exists already"):

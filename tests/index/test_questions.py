@@ -99,7 +99,7 @@ def test_marks_change_the_order(index):
     [
         ({"like": "/no.png"}, "has no row '/no.png'"),
         ({"like": "0000"}, "has no row '0000'"),
-        ({"like": "/2010/red.png", "unlike": "//2010/red.png"}, "has no row|both as right and as wrong"),
+        ({"like": "/2010/red.png", "unlike": "//2010/red.png"}, "has no row|as both relevant and wrong"),
     ],
 )
 def test_a_mark_of_no_row_is_refused(index, parts, message):
@@ -109,7 +109,7 @@ def test_a_mark_of_no_row_is_refused(index, parts, message):
 
 def test_the_same_row_under_two_names_is_not_right_and_wrong(index):
     (first, *_) = index.search("green")
-    with pytest.raises(ValueError, match="both as right and as wrong"):
+    with pytest.raises(ValueError, match="as both relevant and wrong"):
         index.search(Query(like=first.id, unlike=first.path))
 
 

@@ -80,7 +80,7 @@ def test_item_without_an_image_costs_no_other(folder, tmp_path, changed, sentenc
 def test_file_that_is_no_stac_is_refused(tmp_path, content):
     if content is not None:
         (tmp_path / "catalog.json").write_text(content)
-    with pytest.raises(ValueError, match="is no STAC that can be read"):
+    with pytest.raises(ValueError, match="is not readable STAC"):
         stac_images(str(tmp_path / "catalog.json"), tmp_path / "assets")
 
 

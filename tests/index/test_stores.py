@@ -238,7 +238,7 @@ def test_filter_is_not_blamed_for_damaged_files(tmp_path, monkeypatch):
         try:
             assert LanceStore(str(tmp_path / "index")).count("scene = 'harbor'") == 300
         except OSError as error:
-            told += "restore them or make it anew" in str(error)
+            told += "restore them or rebuild it" in str(error)
         path.write_bytes(content)
     assert told
 

@@ -74,7 +74,7 @@ def test_patches_that_are_no_square_are_refused(tiny_config, tiny_processor, tin
     tiny_config.filter_size = 8
     model = PIRModel(tiny_config).eval()
     tiny_processor.image_processor.size = {"height": 32, "width": 16}
-    with pytest.raises(ValueError, match="32 patches, which are no square grid"):
+    with pytest.raises(ValueError, match="32 patches, which do not form a square grid"):
         belief_map(model, tiny_processor, tiny_images[0])
 
 

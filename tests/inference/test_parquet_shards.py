@@ -56,7 +56,7 @@ def test_output_holds_vectors_errors_and_the_other_columns(shard, tiny_model, ti
     expected = embed_images(tiny_model, tiny_processor, [tiny_images[place] for place in (0, 1, 3)])
     np.testing.assert_allclose([vectors[place] for place in (0, 1, 3)], expected, atol=1e-6)
     assert vectors[2] is vectors[4] is errors[0] is None
-    assert errors[2] == "third.png is no image that can be read, such as a JPEG, PNG or TIFF: remove it or replace it."
+    assert errors[2] == "third.png is not a readable image, such as a JPEG, PNG or TIFF: remove it or replace it."
     assert report.errors == [(2, errors[2]), (4, "The row has no image.")] and report.rows == 5
 
 

@@ -7,7 +7,7 @@ from modeling_pir.inference.ray_workers import failure_reason
 REPORT = """\x1b[36mray::MapBatches(_Worker)()\x1b[39m (pid=7, ip=10.0.0.1)
   File "embed_files.py", line 80, in read_file
     raise ValueError("x")
-ValueError: /data/a.tif holds complex numbers, no colours: convert it to RGB first.
+ValueError: /data/a.tif holds complex numbers, not colours: convert it to RGB first.
 
 The above exception was the direct cause of the following exception:
 
@@ -19,7 +19,7 @@ ray.exceptions.UserCodeException: UDF failed to process a data block.
 @pytest.mark.parametrize(
     ("report", "reason"),
     [
-        (REPORT, "ValueError: /data/a.tif holds complex numbers, no colours: convert it to RGB first."),
+        (REPORT, "ValueError: /data/a.tif holds complex numbers, not colours: convert it to RGB first."),
         ("...\ntorch.cuda.OutOfMemoryError: CUDA out of memory.\n", "OutOfMemoryError: CUDA out of memory."),
         ("The node died.\nIts memory was full.\n", "Its memory was full."),
     ],

@@ -212,7 +212,7 @@ def test_a_truncated_file_is_named(tmp_path, tiny_images, file_format):
 def test_what_is_no_image_is_named(tmp_path, content):
     path = tmp_path / "notes.png"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"notes\.png is no image that can be read"):
+    with pytest.raises(ValueError, match=r"notes\.png is not a readable image"):
         open_image(path)
 
 
@@ -222,10 +222,10 @@ def test_formats_that_are_not_on_the_list_are_not_even_looked_at(tmp_path, monke
     monkeypatch.setattr(Image, "EXTENSION", dict(Image.EXTENSION))  # SPIDER takes that of its file for good
     Image.new(mode, (32, 32)).save(tmp_path / "holiday.jpg", file_format)
     monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", None)  # a call would fail in another way
-    with pytest.raises(ValueError, match=r"holiday\.jpg is no image that can be read, such as a JPEG, PNG or TIFF"):
+    with pytest.raises(ValueError, match=r"holiday\.jpg is not a readable image, such as a JPEG, PNG or TIFF"):
         open_image(tmp_path / "holiday.jpg")
     if file_format != "PDF":  # which Pillow only writes
-        with pytest.raises(ValueError, match="image is no image that can be read"):
+        with pytest.raises(ValueError, match="image is not a readable image"):
             open_image(Image.open(tmp_path / "holiday.jpg"))  # not decoded yet
 
 

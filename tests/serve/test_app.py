@@ -203,7 +203,7 @@ def test_another_encoder_is_served_and_shows_why_an_image_fits(tmp_path, folder,
     assert loss.shape == kept.shape == (8, 8) and 0 < kept.sum() < 64
     assert loss[kept == 1].min() > loss[kept == 0].max() and kept[np.unravel_index(loss.argmax(), (8, 8))]
     assert "There is no sentence" in client.get(f"/api/rows/{row}/occlusion?text=+").json()["error"]
-    assert "part of PIR" in client.get(f"/api/rows/{row}/belief").json()["error"]
+    assert "no belief map" in client.get(f"/api/rows/{row}/belief").json()["error"]
 
 
 def test_sentences_are_ranked_for_a_row(client, index):
@@ -222,11 +222,11 @@ GONE = "0" * 32
         ("/api/search", {"text": "x" * 100_000}, 422, "100,000 characters, and at most 1,000 are read"),
         ("/api/search", {"text": "a", "k": 0}, 422, "k: Input should be greater than or equal to 1"),
         ("/api/search", {"text": "a", "where": "1"}, 422, "where: Extra inputs are not permitted"),
-        ("/api/search", {"text": "a", "box": "1,2"}, 400, "'1,2' is no box"),
-        ("/api/search", {"text": "a", "after": "May"}, 400, "'May' is no date"),
+        ("/api/search", {"text": "a", "box": "1,2"}, 400, "'1,2' is not a box"),
+        ("/api/search", {"text": "a", "after": "May"}, 400, "'May' is not a date"),
         ("/api/search", {"like": ["' OR 1"]}, 422, "is not the id of a row"),
         ("/api/search", {"like": [GONE]}, 400, "The index has no row"),
-        ("/api/search", {"picture": "x"}, 400, "The picture is not there any more: choose it again"),
+        ("/api/search", {"picture": "x"}, 400, "The picture is no longer available: choose it again"),
         ("/api/rank", {"row": GONE, "sentences": ["a"]}, 404, "not in the index any more"),
         ("/api/rank", {"sentences": ["a"]}, 400, "either a picture or a row"),
         ("/api/rank", {"row": GONE, "sentences": ["a"] * 20_000}, 422, "at most 100 items"),
@@ -240,8 +240,8 @@ def test_refusal_is_one_sentence(client, path, body, status, sentence):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"a text that is called .jpg", "The picture is no image that can be read"),
-        (b"", "The picture is no image that can be read"),
+        (b"a text that is called .jpg", "The picture is not a readable image"),
+        (b"", "The picture is not a readable image"),
         (png(20_000, 10_000), "more than the 40,000,000 that are read here|decompression bomb"),
         (png(64, 64)[:-30], "The picture cannot be read"),
     ],

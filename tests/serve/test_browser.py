@@ -168,7 +168,7 @@ def test_image_of_ones_own_is_searched_with_and_a_bad_one_is_refused_in_a_senten
     page = open_page()
     (tmp_path / "text.jpg").write_text("a text that is called .jpg")
     page.locator("#file").set_input_files(tmp_path / "text.jpg")
-    page.get_by_text("The picture is no image that can be read").wait_for()
+    page.get_by_text("The picture is not a readable image").wait_for()
     assert page.locator(".card").count() == 4  # the page stays as it was
     Image.new("1", (20_000, 10_000)).save(tmp_path / "large.png")
     page.locator("#file").set_input_files(tmp_path / "large.png")

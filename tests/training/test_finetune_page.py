@@ -52,7 +52,7 @@ def test_every_command_of_the_page_runs(own_folder, tmp_path, monkeypatch, capsy
         else:
             result = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
             if "--resume" in line:  # which the page says for a run that was stopped; this one is finished
-                assert result.returncode == 1 and "report.md is its report: nothing is resumed" in result.stderr
+                assert result.returncode == 1 and "is finished (report.md): there is nothing to resume" in result.stderr
                 continue
             assert result.returncode == 0, f"{line}\n{result.stderr[-3000:]}"
             noise = [word for word in ("%%", "UNEXPECTED", "[RANK 0]", "Traceback") if word in result.stderr]

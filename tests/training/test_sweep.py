@@ -130,7 +130,7 @@ def test_bad_rows_are_refused_before_any_run(make_runs, rows, vary, message):
 def test_a_row_whose_tower_is_missing_is_refused_before_the_first_run(make_runs, trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runs = make_runs(vary=[], rows={"plain": {}, "scenes": {"init_vision": "towers/none"}})
-    with pytest.raises(ValueError, match="'scenes': init_vision is 'towers/none', which is no folder here"):
+    with pytest.raises(ValueError, match="'scenes': init_vision is 'towers/none', which is neither a folder here"):
         sweep(runs, tmp_path / "sweep")
     assert trained == []
 

@@ -97,7 +97,9 @@ def prepare(name: str, annotations: Path, images: Path, output: Path, any_counts
         for row in tqdm(rows, desc=f"{name}: images", unit="image"):
             path = images / row["filename"]
             if not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(images)):
-                raise ValueError(f"The annotations name {row['filename']!r}, which is not below {images}: mend them.")
+                raise ValueError(
+                    f"The annotations name {row['filename']!r}, which is not below {images}: correct them."
+                )
             open_image(path)
             # Without a path: where a file of that name is at hand, `datasets` would keep its name and drop the bytes.
             row["image"] = {"bytes": path.read_bytes(), "path": None}

@@ -139,7 +139,7 @@ def _load_parts(source: str, revision: str | None, hub_id: str | None) -> dict[s
             "archive with python -m training.data.prepare, and give that folder."
         )
     if hub_id is None and (path.suffix or source.count("/") != 1 or source.startswith(("/", ".", "~"))):
-        raise ValueError(f"There is no data at {source!r}: give a folder, a CSV, a Hub id (org/name) or a known name.")
+        raise ValueError(f"There is no data at {source!r}: give a folder, a table, a Hub id or a known name.")
     try:
         loaded = load_dataset(hub_id or source, revision=revision)
     except (OSError, HTTPError) as error:  # of datasets, the Hub, or the connection to it
@@ -169,7 +169,7 @@ def _read_parquet(files: list[Path], root: Path) -> dict[str, Dataset]:
         try:
             pq.read_schema(file)
         except (OSError, pa.ArrowException) as error:
-            raise ValueError(f"{str(file)!r} is no whole parquet file ({error}): write or copy it again.") from error
+            raise ValueError(f"{str(file)!r} is not a complete Parquet file ({error}): copy it again.") from error
     # neither any name of a split nor any folder's name is one that datasets takes
     loaded = load_dataset(
         "parquet", data_files={f"part_{n}": list(map(glob.escape, own)) for n, own in enumerate(by_split.values())}

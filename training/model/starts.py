@@ -68,14 +68,14 @@ def check_parts(config: TrainConfig) -> None:
         if path.is_file() or (path / file).is_file():
             continue
         if path.is_dir():
-            raise ValueError(f"{field} is {name!r}, but that folder has no {file}: give one that was saved whole.")
+            raise ValueError(f"{field} is {name!r}, but that folder has no {file}: give a complete one.")
         try:
             cached_file(name, file)
         except OSError as error:
             reason = str(error).split("\n")[0].split(". ")[0].rstrip(".")
             raise ValueError(
-                f"{field} is {name!r}, which is no folder here, nor did the Hub give it ({reason}): make it first, or "
-                "mend the name."
+                f"{field} is {name!r}, which is neither a folder here nor available on the Hub ({reason}): make it "
+                "first, or correct the name."
             ) from error
 
 

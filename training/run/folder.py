@@ -67,8 +67,8 @@ def check_resumable(config: TrainConfig, fingerprints: dict[str, str], num_proce
         differences.append(f"it computed in {then['precision']} and is resumed in {precision} (--mixed_precision)")
     if differences:
         raise ValueError(
-            f"The run in {config.output_dir!r} cannot be resumed as another one: {'; '.join(differences)}. Undo the "
-            "change, or start a new run in another folder."
+            f"The run in {config.output_dir!r} cannot be resumed with other settings: {'; '.join(differences)}. Undo "
+            "the change, or start a new run in another folder."
         )
 
 
@@ -130,7 +130,7 @@ def load_run(folder: str | Path) -> Run:
         )
     if run.environment["commit"] is None or run.environment["uncommitted_changes"]:
         state = "unknown code" if run.environment["commit"] is None else "code with uncommitted changes"
-        raise ValueError(f"{folder} was made by {state}, nobody could repeat it: commit the code and train again.")
+        raise ValueError(f"{folder} was made by {state}, which nobody can reproduce: commit the code and train again.")
     return run
 
 
@@ -198,13 +198,13 @@ def open_run(config: TrainConfig, splits: dict[str, Dataset | Stream], accelerat
     """
     output_dir = Path(config.output_dir)
     if resume and (output_dir / "report.md").exists():
-        raise ValueError(f"The run in {config.output_dir!r} is finished, report.md is its report: nothing is resumed.")
+        raise ValueError(f"The run in {config.output_dir!r} is finished (report.md): there is nothing to resume.")
     if resume:
         fingerprints = {name: split_facts(rows)["fingerprint"] for name, rows in splits.items()}
         check_resumable(config, fingerprints, accelerator.num_processes, precision_of(accelerator))
     elif (output_dir / "config.yaml").exists():
         raise ValueError(
-            f"{config.output_dir!r} holds a run already: go on with it (--resume), choose another --output-dir, or "
+            f"{config.output_dir!r} holds a run already: continue it (--resume), choose another --output-dir, or "
             "remove it."
         )
     accelerator.wait_for_everyone()

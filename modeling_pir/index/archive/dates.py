@@ -33,7 +33,7 @@ def iso_date(text: str) -> str:
             return day[: (4, 7, 10)[len(numbers) - 1]]
         moment = datetime.fromisoformat(f"{day}T{found['time'].strip()}")
     except ValueError as error:
-        raise ValueError(f"{text!r} is no date: write it as 2019-09-04, 2019-09 or 2019.") from error
+        raise ValueError(f"{text!r} is not a date: write it as 2019-09-04, 2019-09 or 2019.") from error
     if moment.tzinfo is not None:
         return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     return moment.isoformat(timespec="seconds")

@@ -72,7 +72,7 @@ def _json_lines(text: str) -> Iterator[tuple[int, dict | str]]:
             if not isinstance(entry, dict):
                 raise ValueError(f"it is {type(entry).__name__}")
         except (ValueError, RecursionError) as error:
-            yield number, f"is no JSON object ({error}): mend it or remove it."
+            yield number, f"is not a JSON object ({error}): correct it or remove it."
         else:
             yield number, entry
 

@@ -104,9 +104,9 @@ def _read(pystac: object, href: str) -> pystac.STACObject:
         return pystac.read_file(href)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, pystac.STACError, pystac.STACTypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
-            f"{href} is no STAC that can be read ({reason}): name a catalogue, a Collection or an Item."
-        ) from (error)
+        raise ValueError(f"{href} is not readable STAC ({reason}): name a catalogue, a Collection or an Item.") from (
+            error
+        )
 
 
 def _items_of_parquet(source: str) -> Iterator[tuple[str, dict, dict, str]]:
@@ -117,7 +117,7 @@ def _items_of_parquet(source: str) -> Iterator[tuple[str, dict, dict, str]]:
         file = pq.ParquetFile(source)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{source} is no Parquet file that can be read ({reason}): name one of STAC Items.") from error
+        raise ValueError(f"{source} is not a readable Parquet file ({reason}): name one of STAC Items.") from error
     names = [name for name in ("id", "assets", *PROPERTIES) if name in file.schema_arrow.names]
     if "assets" not in names:
         raise ValueError(

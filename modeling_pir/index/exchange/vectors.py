@@ -85,7 +85,7 @@ def open_vectors(path: str | Path) -> VectorFile:
         schema = pq.read_schema(path)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} is no Parquet file that can be read ({reason}): name one with vectors.") from error
+        raise ValueError(f"{path} is not a readable Parquet file ({reason}): name one with vectors.") from error
     if EMBEDDING not in schema.names:
         raise ValueError(
             f"{path} has no column {EMBEDDING!r} among {', '.join(schema.names)}: name a file that pir export-rows "

@@ -81,7 +81,7 @@ def check_marks(right: Mapping[str, np.ndarray], wrong: Mapping[str, np.ndarray]
     """
     both = sorted(set(right) & set(wrong))
     if both:
-        raise ValueError(f"The row {both[0]} is named both as right and as wrong: take it out of one of them.")
+        raise ValueError(f"The row {both[0]} is given as both relevant and wrong: remove it from one of them.")
 
 
 def query_vectors(

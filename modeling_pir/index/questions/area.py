@@ -94,7 +94,7 @@ def _polygon(geometry: dict, name: str) -> BaseGeometry:
     except (ShapelyError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise ValueError(f"{name} holds a broken polygon ({error}): give rings of [longitude, latitude].") from error
     if polygon.is_empty or not polygon.is_valid:
-        raise ValueError(f"{name} holds a polygon that is none ({is_valid_reason(polygon)}): draw it anew.")
+        raise ValueError(f"{name} has an invalid polygon ({is_valid_reason(polygon)}): draw it again.")
     west, south, east, north = polygon.bounds
     if not (-180 <= west and east <= 180 and -90 <= south and north <= 90):
         raise ValueError(

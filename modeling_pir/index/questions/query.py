@@ -78,7 +78,7 @@ class Query:
             raise ValueError(f"image_weight is {self.image_weight}, but it has to be between 0 and 1.")
         for name, allowed in (("combine", ("mean", "each")), ("group", ("place", "none"))):
             if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(self, name)!r}: but it has to be one of {', '.join(allowed)}.")
+                raise ValueError(f"{name} is {getattr(self, name)!r}, but it has to be one of {', '.join(allowed)}.")
 
     @property
     def is_by_words(self) -> bool:

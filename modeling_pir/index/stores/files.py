@@ -69,7 +69,7 @@ def open_store(path: str | Path) -> LanceStore | ExactStore:
     """
     path = full_path(path)
     if not is_address(path) and not os.path.exists(path):
-        raise ValueError(f"{path} is no index: make one with pir index.")
+        raise ValueError(f"{path} is not an index: make one with pir index.")
     return ExactStore(path) if os.path.isfile(path) else LanceStore(path)
 
 

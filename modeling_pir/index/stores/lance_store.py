@@ -99,7 +99,7 @@ class LanceStore(Store):
 
     Raises:
         ImportError: lancedb is missing.
-        ValueError: there is no index.
+        ValueError: there is not an index.
     """
 
     kind = "lance"
@@ -108,7 +108,7 @@ class LanceStore(Store):
         lancedb = import_lancedb()
         super().__init__(path)
         if not _is_address(path) and not Path(path, f"{TABLE}.lance").is_dir():  # connecting would make the folder
-            raise ValueError(f"{path} is no index: make one with pir index.")
+            raise ValueError(f"{path} is not an index: make one with pir index.")
         self._num_written = 0  # rows, since the last maintenance
         self._snapshot: _Snapshot | None = None
         self._lock = threading.Lock()  # the page searches from several threads
@@ -118,7 +118,7 @@ class LanceStore(Store):
                 self.table = self._connection.open_table(TABLE)
                 self.metadata = parse_metadata(self.table.schema.metadata[b"pir"])
             except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{path} is no index ({error}): make one with pir index.") from error
+                raise ValueError(f"{path} is not an index ({error}): make one with pir index.") from error
         code_type = self.table.schema.field("code").type if "code" in self.table.schema.names else None
         if code_type is None or code_type.byte_width != CODE_BYTES:
             raise ValueError(f"{path} was made by an older version of this package: make a new index with pir index.")
@@ -203,7 +203,7 @@ class LanceStore(Store):
     @contextmanager
     def _reading(self) -> Iterator[None]:
         """Turn what damaged files lead to into one sentence."""
-        with self._telling("cannot be read", "if its files are damaged, restore them or make it anew with pir index"):
+        with self._telling("cannot be read", "if its files are damaged, restore them or rebuild it with pir index"):
             yield
 
     @contextmanager

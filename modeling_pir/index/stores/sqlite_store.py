@@ -35,7 +35,7 @@ class ExactStore(Store):
         metadata: what was stored at creation.
 
     Raises:
-        ValueError: the file is no index.
+        ValueError: the file is not an index.
     """
 
     kind = "exact"
@@ -51,12 +51,12 @@ class ExactStore(Store):
         try:
             (text,) = self._execute("SELECT value FROM metadata").fetchone()
         except (sqlite3.DatabaseError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is no index ({error}): make one with pir index.") from error
+            raise ValueError(f"{path} is not an index ({error}): make one with pir index.") from error
         try:
             self.metadata = parse_metadata(text)
             self.refresh()
         except (sqlite3.DatabaseError, ValueError) as error:
-            raise ValueError(f"{path} is damaged ({error}): make it anew with pir index.") from error
+            raise ValueError(f"{path} is damaged ({error}): rebuild it with pir index.") from error
 
     def close(self) -> None:
         """Close the connection: a file that is renamed while one is open would share its log with nobody."""
@@ -158,9 +158,9 @@ class ExactStore(Store):
         except FilterError:
             raise
         except sqlite3.OperationalError as error:
-            raise OSError(f"{self.path} cannot be read ({error}): run this again, or make it anew.") from error
+            raise OSError(f"{self.path} cannot be read ({error}): run this again, or rebuild it.") from error
         except (sqlite3.DatabaseError, TypeError, LookupError, OverflowError, ValueError) as error:
-            raise OSError(f"{self.path} is damaged ({error}): restore it, or make it anew with pir index.") from error
+            raise OSError(f"{self.path} is damaged ({error}): restore it, or rebuild it with pir index.") from error
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -172,7 +172,7 @@ class ExactStore(Store):
         except sqlite3.OperationalError as error:
             raise OSError(f"{self.path} cannot be written ({error}): what was committed before is kept.") from error
         except sqlite3.DatabaseError as error:
-            raise OSError(f"{self.path} is damaged ({error}): restore it, or make it anew with pir index.") from error
+            raise OSError(f"{self.path} is damaged ({error}): restore it, or rebuild it with pir index.") from error
 
     def _insert(self, rows: Sequence[Row], embeddings: np.ndarray) -> None:
         """Insert inside a transaction."""
@@ -229,7 +229,7 @@ class ExactStore(Store):
         except (sqlite3.OperationalError, sqlite3.Warning) as error:
             raise refusal(where, str(error), self.columns) from error
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-            raise OSError(f"{self.path} is damaged ({error}): restore it, or make it anew with pir index.") from error
+            raise OSError(f"{self.path} is damaged ({error}): restore it, or rebuild it with pir index.") from error
 
     def count(self, where: str | None = None) -> int:
         """Number of rows that a filter leaves.

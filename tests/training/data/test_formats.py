@@ -266,7 +266,7 @@ def test_images_of_parquet_are_called_as_they_are_stored(folder):
 def test_a_row_without_an_image_is_named_and_can_be_left_out(folder):
     images = image_bytes(folder, NAMES[:1])
     pq.write_table(pa.table({"image": [*images, None], "caption": ["a", "b"]}), folder / "train.parquet")
-    with pytest.raises(ValueError, match="train_1 is no image .*--skip-bad-images"):
+    with pytest.raises(ValueError, match="train_1 is not a readable image.*--skip-bad-images"):
         load_image_captions(str(folder), "train")
     assert load_image_captions(str(folder), "train", skip_bad_images=True)["captions"] == [["a"]]
 
@@ -441,17 +441,17 @@ BROKEN = {
         "line 2, has .* list that cannot be read: write it",
     ),
     "a spreadsheet": ("captions.xlsx", "PK", "is a spreadsheet: save it as CSV"),
-    "another file": ("captions.docx", "PK", "is no table: give one of .csv"),
+    "another file": ("captions.docx", "PK", "is not a table: give one of .csv"),
     "a broken line of JSON": (
         "captions.jsonl",
         '{"file_name": "0000.png", "caption": "a"}\n{"file_name": \n',
-        r"line 2, is no JSON .*: mend",
+        r"line 2, is not JSON .*: correct",
     ),
-    "a broken JSON": ("captions.json", '[{"file_name": "0000.png",\n "caption": }]', "line 2, is no JSON"),
+    "a broken JSON": ("captions.json", '[{"file_name": "0000.png",\n "caption": }]', "line 2, is not JSON"),
     "a line that is no object": (
         "captions.jsonl",
         '{"file_name": "0000.png", "caption": "a"}\n3\n',
-        "line 2, is no object: write",
+        "line 2, is not an object: write",
     ),
     "a line without captions": (
         "captions.jsonl",
@@ -485,11 +485,15 @@ BROKEN = {
         "line 3, names 'there/0000.png' and a line before it 'elsewhere/0000.png', but .*: copy",
     ),
     "half a character": ("captions.jsonl", '{"file_name": "0000.png", "caption": "a \\ud83d"}\n', "line 1, has half a"),
-    "a field twice": ("captions.json", '{"0000.png": ["a"], "0000.png": ["b"]}', "line 1, is no JSON .*twice.*: mend"),
+    "a field twice": (
+        "captions.json",
+        '{"0000.png": ["a"], "0000.png": ["b"]}',
+        "line 1, is not JSON .*twice.*: correct",
+    ),
     "brackets without end": (
         "captions.jsonl",
         '{"file_name": "0000.png", "caption": "a"}\n' + "[" * 100_000,
-        "line 2, is no JSON .too many brackets.*: mend",
+        "line 2, is not JSON .too many brackets.*: correct",
     ),
     "a column in one object": ("captions.json", '{"path": {"0": "0000.png"}, "text": {"0": "a"}}', "line 1, names as"),
     "COCO without lists": ("captions.json", '{"images": {}, "annotations": null}', "that are no list: write"),
@@ -498,7 +502,7 @@ BROKEN = {
         '{"images": [{"id": 1, "file_name": "a"}, {"id": "1", "file_name": "b"}], "annotations": []}',
         "image 2, has the id '1' of another: give",
     ),
-    "parquet that is none": ("captions.parquet", "PAR1", "is no whole parquet file .*: write or copy"),
+    "parquet that is none": ("captions.parquet", "PAR1", "is not a complete Parquet file .*: copy"),
     "Karpathy without sentences": (
         "dataset.json",
         '{"images": [{"filename": "0000.png", "split": "train"}]}',

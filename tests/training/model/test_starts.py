@@ -47,10 +47,10 @@ def test_the_processor_of_a_model_decides_sizes_and_cleaning(tiny_processor):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"init_vision": "towers/none"}, "init_vision is 'towers/none', which is no folder here, nor did the Hub"),
-        ({"init_instruction": "none.pth"}, "init_instruction is 'none.pth', which is no folder here"),
-        ({"init_from": "runs/none/best"}, "init_from is 'runs/none/best', which is no folder"),
-        ({"tokenizer": "towers/words"}, "tokenizer is 'towers/words', which is no folder here"),
+        ({"init_vision": "towers/none"}, "init_vision is 'towers/none', which is neither a folder here nor available"),
+        ({"init_instruction": "none.pth"}, "init_instruction is 'none.pth', which is neither a folder here"),
+        ({"init_from": "runs/none/best"}, "init_from is 'runs/none/best', which is neither a folder"),
+        ({"tokenizer": "towers/words"}, "tokenizer is 'towers/words', which is neither a folder here"),
         (
             {"backbones": {"vision": ".", "text": "towers/text"}},
             "backbones.vision is .*, but that folder has no config",

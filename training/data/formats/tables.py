@@ -61,7 +61,7 @@ def read_records(table: Path) -> list[Record]:
     if suffix in SPREADSHEETS:
         raise ValueError(f"{str(table)!r} is a spreadsheet: save it as CSV (UTF-8) and give that.")
     if suffix not in TABLE_SUFFIXES:
-        raise ValueError(f"{str(table)!r} is no table: give one of {', '.join(TABLE_SUFFIXES)} or .parquet.")
+        raise ValueError(f"{str(table)!r} is not a table: give one of {', '.join(TABLE_SUFFIXES)} or .parquet.")
     text = read_text(table)
     if "\n" not in text:  # as a Mac of old ends lines
         text = text.replace("\r", "\n")
@@ -214,13 +214,16 @@ def _line(table: Path, number: int, line: str) -> object:
 
 
 def _broken(table: Path, line: int, error: json.JSONDecodeError) -> ValueError:
-    return ValueError(f"{str(table)!r}, line {line}, is no JSON ({error.msg}, column {error.colno}): mend that line.")
+    return ValueError(
+        f"{str(table)!r}, line {line}, is not JSON ({error.msg}, column {error.colno}): correct that line."
+    )
 
 
 def _checked(table: Path, place: str, row: object) -> Record:
     """A record of a JSON object that names a file and captions."""
     if not isinstance(row, dict):
-        raise ValueError(f'{str(table)!r}, {place}, is no object: write {{"file_name": "a.jpg", "captions": ["..."]}}.')
+        example = '{"file_name": "a.jpg", "captions": ["..."]}'
+        raise ValueError(f"{str(table)!r}, {place}, is not an object: write {example}.")
     if not find_column(row, NAMES) or not caption_columns(row):
         raise ValueError(f"{str(table)!r}, {place}, has the fields {', '.join(map(str, row))[:200]}: {NEEDED}.")
     return Record(place, row)

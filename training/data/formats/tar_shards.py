@@ -45,7 +45,7 @@ def tar_rows(files: list[str]) -> Iterator[dict]:
                 if parts:
                     yield from _rows(file, key, parts)
         except (tarfile.TarError, EOFError, OSError) as error:
-            raise ValueError(f"{file!r} is no whole tar file ({error}): pack or copy it again.") from error
+            raise ValueError(f"{file!r} is not a complete tar file ({error}): pack or copy it again.") from error
 
 
 def _rows(file: str, key: str, parts: dict[str, bytes]) -> Iterator[dict]:

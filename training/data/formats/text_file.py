@@ -55,7 +55,7 @@ def decode_text(content: bytes, name: str) -> str:
     matches = charset_normalizer.from_bytes(content)
     names = {own for match in matches for own in (match.encoding, *match.could_be_from_charset)}
     if not names:
-        raise ValueError(f"{name} is no text in any known encoding: save the table as CSV in UTF-8.")
+        raise ValueError(f"{name} is not text in any known encoding: save the table as CSV in UTF-8.")
     encoding = matches.best().encoding
     # Western text often reads as Central European, too; there is more of it. A few words of it read as Chinese, whose
     # letters are two bytes, mostly both beyond ASCII.
