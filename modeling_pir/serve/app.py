@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from ..index.hit import Hit
 
 DESCRIPTION = (
-    "Search the images of an archive by a sentence, an image, or rows that are right and wrong. Answers are JSON, or "
-    'GeoJSON, CSV and GeoParquet with `format=`; a refusal is one sentence, `{"error": ...}`.'
+    "Search the images of an archive by sentences, images, or rows marked right and wrong. Answers are JSON; search also "
+    'gives GeoJSON, CSV and GeoParquet with `format=`. Errors are one sentence, `{"error": ...}`.'
 )
 STATIC = Path(__file__).parent / "static"
 DOWNLOAD_SIZE = 4096  # pixels of the longer side
@@ -88,7 +88,7 @@ def _sentence(error: RequestValidationError) -> str:
 def _add_search(app: FastAPI, archive: Archive) -> None:
     """What the archive holds, and searches."""
 
-    @app.get("/api/archive", summary="What the archive holds")
+    @app.get("/api/archive", summary="Overview of the archive")
     def overview() -> dict:
         found = archive.overview()
         return {
@@ -107,7 +107,7 @@ def _add_search(app: FastAPI, archive: Archive) -> None:
             "has_belief": archive.has_belief,
         }
 
-    @app.get("/api/search", summary="Search by an address, which a GIS can open as GeoJSON")
+    @app.get("/api/search", summary="Search by URL, which a GIS can open as GeoJSON")
     def search_by_address(question: Annotated[Question, Query()], format: Format = "json") -> Response:  # noqa: A002
         return _answer(archive, question, format)
 
@@ -115,7 +115,7 @@ def _add_search(app: FastAPI, archive: Archive) -> None:
     def search(question: Question, format: Format = "json") -> Response:  # noqa: A002
         return _answer(archive, question, format)
 
-    @app.post("/api/rank", summary="Which of some sentences fits an image best")
+    @app.post("/api/rank", summary="Rank sentences for an image")
     def rank(ranking: Ranking) -> list[dict]:
         return [{"rank": n, "similarity": value, "sentence": text} for n, value, text in archive.rank(ranking)]
 
@@ -162,12 +162,12 @@ def _shown(archive: Archive, hits: Iterable[Hit]) -> list[dict]:
 def _add_pictures(app: FastAPI, archive: Archive) -> None:
     """Pictures to ask with."""
 
-    @app.post("/api/pictures", summary="Send an image, as the body, to ask with; it is kept in memory only")
+    @app.post("/api/pictures", summary="Upload a query image as the body; it is kept in memory only")
     async def keep(request: Request) -> dict:
         content = await request.body()
         return {"picture": await run_in_threadpool(archive.queries.keep, content)}
 
-    @app.get("/api/pictures/{name}", summary="An image that was sent, at most 512 pixels wide")
+    @app.get("/api/pictures/{name}", summary="An uploaded image, at most 512 pixels wide")
     def kept(name: str) -> Response:
         return Response(as_jpeg(archive.queries.get(name)), media_type="image/jpeg", headers=KEPT)
 
@@ -179,7 +179,7 @@ def _add_rows(app: FastAPI, archive: Archive) -> None:
     def picture(row_id: str, size: Literal["small", "large"]) -> Response:
         return Response(archive.pictures.jpeg(archive.hit(row_id), size), media_type="image/jpeg", headers=KEPT)
 
-    @app.get("/api/rows/{row_id}/image.png", summary="A row's image to keep, without loss up to 4096 pixels")
+    @app.get("/api/rows/{row_id}/image.png", summary="A row's image for download, lossless up to 4096 pixels")
     def download(row_id: str) -> Response:
         hit = archive.hit(row_id)
         name = quote(f"{Path(hit.path).stem}.png")
@@ -190,6 +190,6 @@ def _add_rows(app: FastAPI, archive: Archive) -> None:
     def belief(row_id: str) -> dict:
         return archive.belief(archive.hit(row_id))
 
-    @app.get("/api/rows/{row_id}/occlusion", summary="Because of which pieces a row's image fits a sentence")
+    @app.get("/api/rows/{row_id}/occlusion", summary="Which tiles of a row's image make it fit a sentence")
     def occlusion(row_id: str, text: Annotated[str, Query(max_length=MAX_TEXT)]) -> dict:
         return archive.occlusion(archive.hit(row_id), text)

@@ -73,15 +73,15 @@ export class Detail {
     note.hidden = false;
     try {
       if (!this.beliefs.has(key)) {
-        note.textContent = "Asking the model…";
+        note.textContent = "Running the model…";
         this.beliefs.set(key, await (text ? loadOcclusion(hit.id, text) : loadBelief(hit.id)));
       }
       if (this.hit !== hit || this.text !== text) return;
       const belief = this.beliefs.get(key);
       drawBelief(belief.kept);
-      note.textContent = text ? `Each of ${belief.kept.length * belief.kept[0].length} squares was covered in turn: without a bright `
-        + `one, the image fits “${text}” less.` : `The model divides the image into ${belief.num_patches} squares and, before it compares, sets aside those `
-        + `that its scene knowledge believes least. The dimmed ones are set aside, the ${belief.num_kept} bright ones count.`;
+      note.textContent = text ? `Each of ${belief.kept.length * belief.kept[0].length} squares was covered in turn: without the bright `
+        + `ones, the image fits “${text}” less well.` : `The model divides the image into ${belief.num_patches} squares and, before comparing, drops those `
+        + `that its scene prior trusts least. Dimmed squares are dropped, the ${belief.num_kept} bright ones count.`;
     } catch (error) {
       note.textContent = error.message;
     }
@@ -110,7 +110,7 @@ function facts(hit) {
     ["Scene", hit.scene],
     ["Sensor", hit.sensor],
     ["Place", hit.bounds && placeText(hit.bounds)],
-    ["Others", hit.others ? `${hit.others} more of this place or date` : null],
+    ["Others", hit.others ? `${hit.others} more at this place or on other dates` : null],
     ["Part", hit.window && (left || top || hit.bounds) ? `${width} × ${height} pixels at column ${left}, row ${top}` : hit.window && `${width} × ${height} pixels`],
   ];
 }
@@ -120,10 +120,10 @@ function terms(pairs) {
   return pairs.filter(([, value]) => value).flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]);
 }
 
-// How far a hit stands above what the question gets from the archive at large.
+// How far a hit's similarity lies above what the query gets from random rows.
 function standing(deviations) {
-  const word = deviations >= 3 ? "far above" : deviations >= 1.5 ? "above" : deviations >= 0.5 ? "a little above" : "no more than";
-  return `${word} what this question gets from the archive at large (${deviations.toFixed(1)} standard deviations)`;
+  const word = deviations >= 3 ? "far above" : deviations >= 1.5 ? "above" : deviations >= 0.5 ? "slightly above" : "not above";
+  return `${word} the archive's average for this query (${deviations.toFixed(1)} standard deviations)`;
 }
 
 function placeText([west, south, rawEast, north]) {

@@ -15,7 +15,7 @@ export function showCards(hits, onOpen, onPoint) {
 function card(hit, position, share, onOpen, onPoint) {
   const image = element("img", { src: thumbnail(hit.id), alt: "", loading: position < 12 ? "eager" : "lazy", decoding: "async" });
   image.addEventListener("error", () => {
-    image.replaceWith(element("div", { className: "gone" }, "This file cannot be shown: it is gone or broken."));
+    image.replaceWith(element("div", { className: "gone" }, "This image cannot be shown: its file is missing or damaged."));
   }, { once: true });
   const isRanked = hit.similarity !== null;
   const known = hit.scene || hit.date || hit.sensor;
@@ -26,7 +26,7 @@ function card(hit, position, share, onOpen, onPoint) {
       element("b", {}, shortName(hit)),
       element("span", {}, [isRanked ? hit.similarity.toFixed(2) : "", known].filter(Boolean).join(" · ") || "\u00a0")),
     isRanked ? element("span", { className: "rank" }, String(hit.rank)) : null,
-    hit.others ? element("span", { className: "others", title: `${hit.others} more of this place` }, `+${hit.others}`) : null);
+    hit.others ? element("span", { className: "others", title: `${hit.others} more at this place` }, `+${hit.others}`) : null);
   button.addEventListener("click", () => onOpen(position));
   const made = element("li", { className: "card" }, button);
   made.dataset.id = hit.id;

@@ -26,7 +26,7 @@ const map = new ArchiveMap(byId("map"), {
 });
 const filters = new Filters({
   onChange: (name, value) => ask({ ...question, [name]: value, k: STEP }),
-  onDraw: () => { setView("map"); map.drawBox(); say("Draw the box from one corner to the other; Escape leaves it.", true); },
+  onDraw: () => { setView("map"); map.drawBox(); say("Drag from one corner of the box to the other; press Escape to cancel.", true); },
   onClear: () => ask({ ...question, ...filtersOf(emptyQuestion()) }),
 });
 
@@ -89,7 +89,7 @@ function showArchive() {
   byId("save").hidden = true;
   byId("group").hidden = true;
   byId("more").hidden = true;
-  byId("count").textContent = isFiltered(question) ? "The filters count from the first search on." : "A sample of the archive";
+  byId("count").textContent = isFiltered(question) ? "Filters apply from the first search on." : "A sample of the archive";
   detail.setHits(hits, false, archive.has_belief);
   showCards(hits, (position) => detail.open(position), (id) => map.light(id));
   map.showPlaces(archive.places);
