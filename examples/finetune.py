@@ -5,7 +5,7 @@
 #   "transformers>=5.20,<6",
 # ]
 # ///
-"""Fine-tune a published PIR on your own captions with transformers' Trainer; no checkout is needed.
+"""Fine-tune a published PIR on your own captions with transformers' Trainer, without a checkout.
 
     uv run finetune.py --model ORG/PIR --data MY_FOLDER --output-dir finetuned
     hf jobs uv run --flavor a10g-small finetune.py --model ORG/PIR --data ORG/CAPTIONS --push-to-hub ORG/NAME
@@ -23,13 +23,13 @@ from transformers import AutoModel, AutoProcessor, ProcessorMixin, Trainer, Trai
 
 
 class Collator:
-    """Images with one of their captions each, drawn anew every time."""
+    """Batch images, each with one of its captions, chosen at random every time."""
 
     def __init__(self, processor: ProcessorMixin) -> None:
         self.processor = processor
 
     def __call__(self, rows: list[dict]) -> dict:
-        """Model inputs of the rows, with the losses asked for."""
+        """Model inputs of the rows, with `return_loss=True`."""
         images = [row["image"].convert("RGB") for row in rows]
         captions = [row["captions"] if "captions" in row else [row["caption"]] for row in rows]
         inputs = self.processor(images=images, text=[random.choice(texts) for texts in captions], return_tensors="pt")
@@ -37,32 +37,32 @@ class Collator:
 
 
 def load_rows(data: str) -> Dataset:
-    """The training rows.
+    """Load the training rows.
 
     Raises:
         ValueError: no column of captions.
     """
     rows = load_dataset("imagefolder" if Path(data).is_dir() else data, **local(data), split="train")
     if not {"captions", "caption"} & set(rows.column_names):
-        raise ValueError(f"{data} has the columns {rows.column_names}: name the sentences `captions` or `caption`.")
+        raise ValueError(f"{data} has the columns {rows.column_names}: name the column of sentences `captions` or `caption`.")
     return rows
 
 
 def local(data: str) -> dict[str, str]:
-    """The argument that names a folder to `load_dataset`."""
+    """The argument of `load_dataset` for a local folder."""
     return {"data_dir": data} if Path(data).is_dir() else {}
 
 
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True, help="Hub id or folder of a published PIR, with its code")
+    parser.add_argument("--model", required=True, help="Hub id or folder of a published PIR")
     parser.add_argument("--data", required=True, help="Hub id, or folder of images with metadata.jsonl")
     parser.add_argument("--output-dir", default="finetuned")
     parser.add_argument("--epochs", type=float, default=5)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=1e-4)
-    parser.add_argument("--push-to-hub", metavar="ORG/NAME", help="upload the result")
+    parser.add_argument("--push-to-hub", metavar="ORG/NAME", help="repository to upload the result to")
     args = parser.parse_args()
     model = AutoModel.from_pretrained(args.model, trust_remote_code=True)
     processor = AutoProcessor.from_pretrained(args.model, trust_remote_code=True)
@@ -77,7 +77,7 @@ def main() -> None:
         part.save_pretrained(args.output_dir)
         if args.push_to_hub:
             part.push_to_hub(args.push_to_hub)
-    print(f"{args.output_dir} has the fine-tuned model.")
+    print(f"{args.output_dir} contains the fine-tuned model.")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 #!/bin/bash
-# The whole recipe of pir-small-rsicd, from the images to a run folder for each seed:
+# The complete recipe of pir-small-rsicd, from the images to one run folder per seed:
 #   bash training/recipes/pir_small_rsicd.sh DATA [VISION] [TEXT]
-#   DATA    the RSICD folder or Hub id
-#   VISION  EfficientNet-Lite2, a Hub id or the folder that modeling_pir.convert.backbones made of a .pth
+#   DATA    RSICD, a folder or Hub id
+#   VISION  EfficientNet-Lite2, a Hub id or a folder written by modeling_pir.convert.backbones
 #   TEXT    all-MiniLM-L6-v2, a Hub id or folder
-# About two minutes a seed on an H200. Repeat the command after a crash: what is finished is left out, and a training goes on
-# where it was stopped. The published model is the seed with the median mR on validation.
+# About two minutes per seed on an H200. Repeat the command after a crash: finished steps are skipped and an interrupted
+# training resumes. The published model is the seed with the median mR on validation.
 set -euo pipefail
 data=$1
 vision=${2:-timm/tf_efficientnet_lite2.in1k}
