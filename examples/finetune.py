@@ -44,7 +44,9 @@ def load_rows(data: str) -> Dataset:
     """
     rows = load_dataset("imagefolder" if Path(data).is_dir() else data, **local(data), split="train")
     if not {"captions", "caption"} & set(rows.column_names):
-        raise ValueError(f"{data} has the columns {rows.column_names}: name the column of sentences `captions` or `caption`.")
+        raise ValueError(
+            f"{data} has the columns {rows.column_names}: name the column of sentences `captions` or `caption`."
+        )
     return rows
 
 

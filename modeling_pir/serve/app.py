@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from ..index.hit import Hit
 
 DESCRIPTION = (
-    "Search the images of an archive by sentences, images, or rows marked right and wrong. Answers are JSON; search also "
-    'gives GeoJSON, CSV and GeoParquet with `format=`. Errors are one sentence, `{"error": ...}`.'
+    "Search the images of an archive by sentences, images, or rows marked right and wrong. Answers are JSON; search "
+    'also gives GeoJSON, CSV and GeoParquet with `format=`. Errors are one sentence, `{"error": ...}`.'
 )
 STATIC = Path(__file__).parent / "static"
 DOWNLOAD_SIZE = 4096  # pixels of the longer side
