@@ -16,31 +16,30 @@ from modeling_pir import PIRConfig
 
 @dataclass(kw_only=True)
 class DataFields:
-    """What a run is trained on, and how it reaches the model.
+    """The data of a run, and how it is loaded and augmented.
 
     Attributes:
-        data: "sample" (drawn by code), a known name (rsicd, rsitmd, ucm), a Hub id, a parquet folder, an image folder
-            with metadata.jsonl, or a CSV of path,caption.
-        split_list: "rsicd", "rsitmd" or "ucm": re-assign the images to the splits of published results.
+        data: "sample" (synthetic), a known name (rsicd, rsitmd, ucm), a Hub id, a folder of Parquet or tar files, or a
+            folder or table of captions as in docs/finetune.md.
+        split_list: "rsicd", "rsitmd" or "ucm": assign the images to the splits of published results.
         data_revision: revision of a Hub data set.
-        skip_bad_images: leave unreadable images out, counted and listed, instead of stopping.
-        streaming: read the training shards (parquet or tar, in a folder or on the Hub) as they are needed, for data
-            that fits no disk; validation and test stay in memory. See docs/scale.md.
-        shuffle_buffer: rows that each loader process of a streamed run holds, undecoded, to mix their order.
-        steps_per_epoch: steps of an epoch of a streamed run; 0 for one pass, where the source says how many rows it
-            has.
-        captions_per_image: 0: an item is one caption with its image, as the official epoch. n: an item is an image
+        skip_bad_images: leave out unreadable images and list them, instead of stopping.
+        streaming: read the training shards (Parquet or tar, in a folder or on the Hub) as they are needed, for data
+            larger than the disk; validation and test are held in memory. See docs/scale.md.
+        shuffle_buffer: rows that each loader process of a streamed run holds, undecoded, to shuffle them.
+        steps_per_epoch: steps per epoch of a streamed run; 0 for one pass, if the source gives its number of rows.
+        captions_per_image: 0: an item is one caption with its image, as in the official code. n: an item is an image
             with n of its captions, so that the image is encoded once.
-        crop_scale: smallest share of the area that a random crop keeps, 1 for no crop.
+        crop_scale: smallest share of the area that a random crop keeps, above 0; 1 for no crop.
         rand_augment: two random operations that leave colours and objects recognisable.
-        flips_and_turns: flips and quarter turns, where no caption of the item names a direction.
-        cache_images: keep the training images decoded in memory, where they fit.
-        images_on_device: keep them decoded on the device, at `image_size`, and augment whole batches there: for a GPU
-            that waits for the loader. `rand_augment` then changes brightness and contrast alone.
+        flips_and_turns: flips and quarter turns, unless a caption of the item names a direction.
+        cache_images: keep the decoded training images in memory.
+        images_on_device: keep them decoded on the device, at `image_size`, and augment whole batches there, for a GPU
+            that waits for the loader. `rand_augment` then changes brightness and contrast only.
         num_workers: loader processes; 0 loads in the training process.
-        feature_cache: folder for what frozen towers make of images and captions, each computed once, for all runs that
-            name the folder. For two towers that `freeze` names whole, and images that are not augmented; in the run's
-            precision, about 100 KB (bf16) for an image of 36 patches of 1,280 channels and 10 KB for a caption.
+        feature_cache: folder for the outputs of frozen towers, computed once and shared by all runs that name the
+            folder. Requires that `freeze` names both towers whole and that images are not augmented. Stored in the
+            run's precision, about 100 KB (bf16) per image of 36 patches of 1,280 channels and 10 KB per caption.
     """
 
     data: str = "sample"
@@ -62,23 +61,23 @@ class DataFields:
 
 @dataclass(kw_only=True)
 class ModelFields:
-    """What is trained: its start, its architecture, its texts and images.
+    """The model of a run: its start weights, architecture, tokenizer and image size.
 
     Attributes:
-        init_from: Hub id or folder of a PIR model to go on from, with its processor; `model` changes
-            fields of its configuration, and other towers or another tokenizer cannot be given.
+        init_from: Hub id or folder of a PIR model to start from, with its processor; `model` can change fields of its
+            configuration, but not its towers or tokenizer.
         backbones: Hub ids or folders of pretrained towers: `vision`, `text` and `instruction`.
-        init_vision: a saved tower (such as of `training.pretrain_tower --tower vision`) that the vision tower
-            starts from, where `backbones` names none.
+        init_vision: a saved tower (of `training.pretrain_tower --tower vision`, for example) that the vision tower
+            starts from, if `backbones` names none.
         init_instruction: an official ResNet .pth or a saved tower that the instruction encoder starts from.
         model: fields of PIRConfig.
-        image_size: side of the images, pixels; 0 for what the vision tower is made for (convolutional ones do not say).
+        image_size: side of the images in pixels; 0 for the vision tower's own (224 if its configuration does not say).
         tokenizer: "train" learns a WordPiece vocabulary from the training captions; else a Hub id or folder.
-        vocab_size: words and pieces of a learned vocabulary, at most.
+        vocab_size: maximum size of a learned vocabulary.
         caption_cleaning: clean captions by the official rules, in training and later in the processor.
-        freeze: modules of the model that take no gradient, such as ["vision_model", "text_model.embeddings"].
-        freeze_batch_norm: the vision tower's BatchNorm keeps the statistics it came with, in training too; its weights
-            still learn. Better for a pretrained tower that is fine-tuned on few images of another kind.
+        freeze: modules of the model that get no gradient, such as ["vision_model", "text_model.embeddings"].
+        freeze_batch_norm: the vision tower's BatchNorm keeps its statistics during training; its weights still learn.
+            Better for a pretrained tower that is fine-tuned on few images of another kind.
         lora_rank: rank of LoRA adapters in the attention of both towers, which are then frozen; 0 for none. The saved
             model has them merged in.
     """
@@ -103,23 +102,23 @@ class OptimisationFields:
 
     Attributes:
         epochs: passes over the training items.
-        batch_size: items of a step, over all processes together: the contrastive batch.
-        chunk_size: items of a process whose activations are held at once, where the batch is larger than memory; 0
-            for the whole batch. The gradient is the same, at the price of a second forward pass.
+        batch_size: items per step over all processes, the contrastive batch.
+        chunk_size: items whose activations a process holds at once, for batches larger than memory; 0 for the whole
+            batch. The gradient is the same, at the price of a second forward pass.
         learning_rate: peak learning rate of AdamW.
         module_learning_rates: peak learning rates of modules that need another one, such as {text_model: 1.0e-4}.
         layer_decay: factor on the learning rate from each block of a tower to the one below it; 1 for one rate.
         weight_decay: of the weights that decay (not norms, biases, temperatures).
         adam_betas: decay rates of AdamW's moments.
-        raw_temperatures: train the temperatures as they are, with weight decay, as the official code; else their log
-            scales, without.
+        raw_temperatures: train the temperatures directly, with weight decay, as in the official code; otherwise their
+            log scales, without decay.
         warmup_ratio: share of the steps over which the learning rate rises linearly.
         schedule: "linear" or "cosine" decay to 0 after the warm-up.
-        max_grad_norm: gradient norm that is clipped to; 0 turns clipping off.
+        max_grad_norm: largest gradient norm, to which gradients are clipped; 0 turns clipping off.
         instruction_epochs: epochs of scene classification on the training split before the joint training; 0 leaves
             the instruction encoder as it is, random if nothing was loaded into it.
         instruction_learning_rate: its peak learning rate (AdamW, one cycle).
-        seed: of weights, order, augmentation and dropout.
+        seed: seed of weights, order, augmentation and dropout.
     """
 
     epochs: int = 50
@@ -141,15 +140,15 @@ class OptimisationFields:
 
 @dataclass(kw_only=True)
 class RunFields:
-    """What the run keeps and says, and when.
+    """The output of a run: evaluation, checkpoints and logs.
 
     Attributes:
         output_dir: the run folder.
         evaluate_every: epochs between evaluations on validation.
         evaluation_batch_size: images or texts encoded at once.
-        save_dtype: "float32", or "bfloat16" or "float16" for best/ and last/ of half the size; the test result is that
+        save_dtype: "float32", or "bfloat16" or "float16" to halve the size of best/ and last/; the test result is that
             of the stored weights.
-        checkpoint_every: steps between checkpoints within an epoch; 0 for one at the end of each epoch alone.
+        checkpoint_every: steps between checkpoints within an epoch; 0 for one at the end of each epoch only.
         log_with: trackers of accelerate, such as "tensorboard" or "wandb".
         log_every: steps between lines in metrics.jsonl.
     """
@@ -166,10 +165,10 @@ class RunFields:
 @strict
 @dataclass(kw_only=True)
 class TrainConfig(DataFields, ModelFields, OptimisationFields, RunFields):
-    """One reproducible run, in four groups of fields that a YAML file writes flat.
+    """One reproducible run, in four groups of fields that a YAML file lists together.
 
-    Precision, device and the number of processes are accelerate's (`accelerate launch --mixed_precision bf16 ...`);
-    the architecture is PIRConfig's and travels with the weights.
+    Precision, device and the number of processes are set with `accelerate launch --mixed_precision bf16 ...`;
+    the architecture is a PIRConfig and travels with the weights.
     """
 
     def __post_init__(self) -> None:
