@@ -21,6 +21,7 @@ from training import train as train_module
 from training.data import rows
 from training.data.loader import build_loader, load_splits
 from training.data.rows import scene_names
+from training.loop import grad_cache
 from training.model import scene_classifier
 from training.model.adapters import add_lora
 from training.run.checkpoint import seed_step
@@ -222,6 +223,94 @@ def test_dropout_is_drawn_by_seed_step_and_process(run, monkeypatch):
     monkeypatch.setattr(Accelerator, "process_index", property(lambda _: 3))
     batches_of(run(seed=9), monkeypatch, 2)
     assert seeds == [(9, 0, 3), (9, 1, 3)]
+
+
+def share_scenes_and_captions(folder):
+    """Give two training images each a scene and captions, of half of validation's: neither says which image it is."""
+    path = folder / "train" / "metadata.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = [
+        row | {name: rows[2 + place // 2][name] for name in ("scene", "captions")} for place, row in enumerate(rows)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize("chunk_size", [0, 1])
+def test_the_loss_is_told_images_scenes_and_captions_apart(run, tiny_dataset, monkeypatch, chunk_size):
+    share_scenes_and_captions(tiny_dataset)
+    module, seen = grad_cache if chunk_size else train_module, []
+    joint_losses = module.joint_losses
+
+    def look(model, image_embeds, text_embeds, image_ids, scene_labels, process_index, captions):
+        seen.extend(zip(image_ids.tolist(), scene_labels.tolist(), captions.view(2, -1).tolist(), strict=True))
+        return joint_losses(model, image_embeds, text_embeds, image_ids, scene_labels, process_index, captions)
+
+    monkeypatch.setattr(module, "joint_losses", look)
+    train(run(chunk_size=chunk_size, captions_per_image=5))
+    assert {image for image, _, _ in seen} == {0, 1, 2, 3}
+    assert {image: scene for image, scene, _ in seen} == {0: 0, 1: 0, 2: 1, 3: 1}
+    captions = {image: frozenset(keys) for image, _, keys in seen}
+    assert captions[0] == captions[1] != captions[2] == captions[3] and len(captions[0]) == 5
+
+
+def test_the_step_takes_the_gradient_of_the_loss_of_its_batch_alone(run, monkeypatch):
+    expected, found = [], []
+    joint_losses, step = train_module.joint_losses, torch.optim.AdamW.step
+
+    def look(model, *arguments):
+        losses = joint_losses(model, *arguments)
+        scale = torch.autograd.grad(losses.loss, model.logit_scale, retain_graph=True)[0]
+        expected.append(scale.item())
+        return losses
+
+    def watch(optimizer, *arguments, **options):
+        scales = [weight for group in optimizer.param_groups for weight in group["params"] if weight.dim() == 0]
+        found.append([scale.grad.item() for scale in scales])
+        return step(optimizer, *arguments, **options)
+
+    monkeypatch.setattr(train_module, "joint_losses", look)
+    monkeypatch.setattr(torch.optim.AdamW, "step", watch)
+    train(run(max_grad_norm=0.0))
+    assert len(expected) == len(found) == 4
+    for one, scales in zip(expected, found, strict=True):
+        assert min(abs(one - scale) for scale in scales) < 1e-6 < abs(one)
+
+
+@pytest.mark.parametrize(("raw_temperatures", "times"), [(False, 4), (True, 0)])
+def test_the_scales_are_brought_back_behind_each_step_but_in_official_mode(run, spy, raw_temperatures, times):
+    calls = spy(PIRModel, "clamp_logit_scales")
+    train(run(raw_temperatures=raw_temperatures))
+    assert len(calls) == times
+
+
+def test_of_equal_epochs_the_first_is_kept(run, monkeypatch):
+    monkeypatch.setattr(train_module, "evaluate_split", lambda *_, **__: {"mR": 50.0})
+    config = run(epochs=3)
+    train(config)
+    best = json.loads((train_module.Path(config.output_dir) / "test.json").read_text())  # of `without_report`
+    assert best["epoch"] == 0
+
+
+def test_scenes_are_learnt_at_their_own_rate_on_images_drawn_anew_each_epoch(run, monkeypatch):
+    rates, shown, step = [], [], scene_classifier.scene_step
+
+    def look(classifier, batch, optimizer, *arguments):
+        rates.append(optimizer.param_groups[0]["max_lr"])
+        shown.append(batch["pixel_values"])
+        return step(classifier, batch, optimizer, *arguments)
+
+    monkeypatch.setattr(scene_classifier, "scene_step", look)
+    config = run(epochs=1, instruction_epochs=2, instruction_learning_rate=3e-5, batch_size=4, rand_augment=True)
+    train(config)
+    assert rates == [3e-5, 3e-5]
+    first, second = (sorted_pixels([{"pixel_values": pixels}]) for pixels in shown)
+    assert not torch.allclose(first, second, atol=0.05)
+
+
+def test_adapters_have_the_rank_that_was_asked_for(run):
+    config = run(lora_rank=3)
+    model, _ = build_model(config, load_splits(config), "no")
+    assert {module.r["default"] for module in model.modules() if hasattr(module, "lora_A")} == {3}
 
 
 def test_the_model_is_chosen_on_validation_as_often_as_was_asked_for(run, spy):

@@ -6,10 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from modeling_pir import PIRModel
+from modeling_pir import PIRModel, PIRProcessor
+from modeling_pir.processing_pir import build_image_processor
 from tests.support.tiny import build_tiny_config, model_fields
 from training.config import TrainConfig, load_config
-from training.model.feature_cache import FeatureStore, with_features
+from training.model.feature_cache import FeatureProcessor, FeatureStore, with_features
 from training.report.sweep_report import SweepRun, split_ranks
 from training.train import train
 
@@ -67,6 +68,25 @@ def test_other_towers_do_not_read_what_these_stored(run, tmp_path, monkeypatch):
     seen = count_runs(monkeypatch)
     run("other", feature_cache=str(tmp_path / "features"), seed=7)  # random towers, so another seed is another tower
     assert sum(seen) > 2 * 12
+
+
+@pytest.mark.parametrize(
+    ("mean", "precision", "is_known"),
+    [(0.4, "no", True), (0.5, "no", False), (0.4, "bf16", False)],
+    ids=["the same", "other pixels", "another precision"],
+)
+def test_features_of_other_pixels_or_another_precision_are_computed_anew(
+    tiny_config, tiny_tokenizer, tiny_images, tmp_path, monkeypatch, mean, precision, is_known
+):
+    def show(mean, precision):
+        torch.manual_seed(0)
+        processor = PIRProcessor(build_image_processor(32, [mean] * 3), tiny_tokenizer)
+        return FeatureProcessor(PIRModel(tiny_config).eval(), processor, tmp_path, precision)(images=tiny_images)
+
+    show(0.4, "no")
+    seen = count_runs(monkeypatch)
+    show(mean, precision)
+    assert bool(seen) is not is_known
 
 
 def test_a_sweep_reads_what_its_runs_have_stored(run, tmp_path, monkeypatch):
