@@ -334,7 +334,7 @@ def test_what_is_no_run_is_refused(tmp_path):
 
 @pytest.mark.parametrize("repo", ["pir", "a/b/c", "org/na me", "org/-", "", "org/name.git"])
 def test_what_is_no_repository_id_is_refused_first(run, repo):
-    with pytest.raises(ValueError, match="no repository id, it has to look like org/name"):
+    with pytest.raises(ValueError, match="not a repository id of the form org/name"):
         push_to_hub(run, Wishes(repo), dry_run=True)
 
 
@@ -466,7 +466,7 @@ def test_own_data_is_named_as_its_owner_names_it(tiny_model, tiny_processor, tmp
     options = ["--data-name", "Harbours of the North Sea", "--data-licence", "CC BY 4.0"]
     main(["--model", str(run), "--repo", REPO, "--dry-run", *options])
     card = capsys.readouterr().out
-    assert "An own data set, Harbours of the North Sea. Its licence: CC BY 4.0." in card
+    assert "A custom data set, Harbours of the North Sea. Its licence: CC BY 4.0." in card
     assert "type: Harbours of the North Sea" in card and "type: v3_final" not in card
 
 

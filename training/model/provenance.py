@@ -45,7 +45,7 @@ def describe_pruned(facts: dict[str, Any]) -> str:
 def describe_prior(config: TrainConfig, model: PIRModel, prior: dict[str, float] | None) -> str:
     """Where the instruction encoder's weights come from."""
     if not model.config.has_instruction:
-        return "None: this model has no instruction."
+        return "None."
     if config.init_from is not None:
         origin = f"as it is in {public_name(config.init_from)}"
     elif config.init_instruction is not None:

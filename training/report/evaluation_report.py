@@ -12,14 +12,13 @@ PROTOCOL = (
     "Every image and every distinct caption is embedded once, each by the model's own processor, and compared by "
     "cosine similarity with all of the split's captions or images. Nothing is re-ranked.",
     "**Recall** (R@k, mR): only the image that a caption was written for is right; an image is found by the first of "
-    "its own captions. A wrong candidate that scores as high as the right one counts as ranked before it. mR is the "
-    "mean of the six.",
+    "its own captions. Ties are ranked against the model. mR is the mean of the six.",
     "**Merged recall**: an identical caption (word for word) of another image, and another image with the identical "
-    "caption, count as right, too. It stands beside recall and is comparable with no published number.",
-    "**Ceiling**: what identical captions leave to the best possible model. A caption of several images can put only "
-    "one of them first; an image whose caption another image has, too, meets a tie.",
+    "caption, also count as right. It cannot be compared with published numbers.",
+    "**Ceiling**: the best possible score given identical captions. A caption of several images can rank only one of "
+    "them first; an image that shares a caption with another one meets a tie.",
     f"**Intervals**: 95 %, from {NUM_RESAMPLES:,} resamplings of the split's images with their captions; the "
-    "candidates stay. They tell how much a result hangs on this test split, not how much on the training seed.",
+    "candidates stay. They show how much a result depends on this test split, not on the training seed.",
     "**mAP**: mean average precision over an image's own captions, and mean reciprocal rank of a caption's image.",
 )
 
@@ -94,11 +93,11 @@ def _training(training: dict[str, Any] | None) -> str:
 def _data_sections(label: str, data: dict[str, Any]) -> list[str]:
     """The part of the report that is about one split."""
     name = BENCHMARKS.get(data["benchmark"], label)
-    note = " This is the published test list, image by image." if data["benchmark"] else ""
+    note = " This is the published test split, image by image." if data["benchmark"] else ""
     sections = [
         f"## {name}, {data['split']}",
         f"`{label}`: {data['images']} images, {data['captions']} captions of which {data['distinct_captions']} are "
-        f"distinct; {data['shared_captions']} are, word for word, captions of another image, too. "
+        f"distinct; {data['shared_captions']} are also, word for word, captions of another image. "
         f"Fingerprint of names and captions: `{data['fingerprint']}`.{note}",
         _recall_table(data),
         _more_table(data),
@@ -172,7 +171,7 @@ def _p_value(p: float) -> str:
 
 
 def _published_sections(data: dict[str, Any], name: str) -> list[str]:
-    """Our models among published ones, lowest mR first, and why the numbers are not quite alike."""
+    """Our models among published ones, lowest mR first, and how their protocols differ."""
     published = load_published(data["benchmark"])
     if not published:
         return []
@@ -194,7 +193,7 @@ def _published_sections(data: dict[str, Any], name: str) -> list[str]:
         [*header, "read in"], [cells for _, cells in sorted(rows, key=lambda row: row[0])], num_left=4
     )
     differences = (
-        "How the published protocols differ from the one below, as far as it is known. *Chosen on* test means that the "
+        "How the published protocols differ from the one below, as far as known. *Chosen on* test means that the "
         "epoch with the best test recall was kept, so that the number is a maximum, not an estimate. *Runs*: a single "
         "number has an unknown spread over seeds. Published code orders ties by position or at random; here they count "
         "against the model. Cleaning of captions, their length in tokens and the resizing of images are each method's "

@@ -78,8 +78,8 @@ def describe_data(config: TrainConfig, wishes: Wishes) -> dict[str, Any]:
         )
     elif Path(config.data).exists() or config.data.count("/") != 1:
         data |= {"name": wishes.data_name or name, "id": wishes.data_name or name}
-        licence = f"Its licence: {wishes.data_licence}." if wishes.data_licence else "Its licence is not named."
-        data["description"] = f"An own data set, {wishes.data_name or f'`{name}`'}. {licence}"
+        licence = f"Its licence: {wishes.data_licence}." if wishes.data_licence else "Its licence is not stated."
+        data["description"] = f"A custom data set, {wishes.data_name or f'`{name}`'}. {licence}"
     else:
         data["hub_id"] = config.data
         data["description"] = (

@@ -107,7 +107,7 @@ def _training_section(config: TrainConfig, model: PIRModel, facts: dict[str, Any
     ]
     if config.data == "sample":
         lines.append(
-            "These images are drawn by code: the numbers show that the model learns, not how it does on real ones."
+            "The images are synthetic: the numbers show that the model learns, not how it performs on real images."
         )
     return "\n".join(lines)
 
@@ -131,15 +131,14 @@ def _result_table(best: dict[str, Any], test: dict[str, Any]) -> str:
 
 def _protocol_section(config: TrainConfig, best: dict[str, Any], split: dict[str, Any], interval: str) -> str:
     shared = split["shared_captions"]
-    also = f" ({shared} of them are, word for word, captions of another image, too)" if shared else ""
+    also = f" ({shared} of them are also, word for word, captions of another image)" if shared else ""
     return (
-        f"Epoch {best['epoch'] + 1} of {config.epochs} had the highest validation mR of those evaluated (every "
+        f"Epoch {best['epoch'] + 1} of {config.epochs} had the highest validation mR of the evaluated epochs (every "
         f"{config.evaluate_every}) and was kept; the test split was evaluated once, with that model, after training. "
-        f"One seed ({config.seed}): the spread over seeds is not known.\n\n"
+        f"One seed ({config.seed}): the spread over seeds is unknown.\n\n"
         f"Test has {split['images']} images with {split['captions']} captions{also}. Only the image that a caption was "
-        "written for counts as right; an image counts as found by the first of its captions. A wrong candidate that "
-        "scores as high as the right one counts as ranked before it. mR is the mean of the six recalls."
-        + (f" {interval}" if interval else "")
+        "written for counts as right; an image counts as found by the first of its captions. Ties are ranked against "
+        "the model. mR is the mean of the six recalls." + (f" {interval}" if interval else "")
     )
 
 
@@ -147,7 +146,7 @@ def _interval_words(test: dict[str, Any]) -> str:
     if "mR_interval" not in test:  # of an older run
         return ""
     low, high = test["mR_interval"]
-    return f"Drawn anew from these test images, mR lies between {low:.1f} and {high:.1f} (95 %, bootstrap)."
+    return f"The 95 % interval of mR, by bootstrap over the test images, is {low:.1f} to {high:.1f}."
 
 
 def _environment_section(test: dict[str, Any], facts: dict[str, Any]) -> str:

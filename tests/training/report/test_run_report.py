@@ -166,7 +166,7 @@ def test_report_has_the_numbers_of_test_json(run, splits):
     assert "1.5 minutes" in report and "waiting for the loader: 10.0% of the time of the steps" in report
     assert f"{test['peak_memory_gib']:.2f} GiB" in report
     assert f"kept {test['objects']['keep_ratio']:.2f} times as often" in report
-    assert "drawn by code" in report  # data: sample
+    assert "The images are synthetic" in report  # data: sample
     assert "word for word" not in report  # no caption is shared
 
 
@@ -208,7 +208,7 @@ def test_report_names_shared_captions(run, splits, rows):
     (run_report.Path(run.output_dir) / "environment.json").write_text(json.dumps(facts))
     finish_run(run, splits, state_of(None, 90.0))
     report = (run_report.Path(run.output_dir) / "report.md").read_text()
-    assert "6 captions (2 of them are, word for word, captions of another image, too)" in report
+    assert "6 captions (2 of them are also, word for word, captions of another image)" in report
 
 
 @pytest.mark.usefixtures("only_belief_is_drawn")
@@ -235,7 +235,7 @@ def test_a_model_without_instruction_gets_a_report_without_belief(tmp_path, spli
     report = (tmp_path / "plain" / "report.md").read_text()
     assert "objects" not in test and "belief.png" not in report
     assert not (tmp_path / "plain" / "belief.png").exists()
-    assert "None: this model has no instruction." in report
+    assert "## Instruction encoder\n\nNone." in report
 
 
 def test_rows_without_boxes_have_no_object_measure(run, splits, monkeypatch):
