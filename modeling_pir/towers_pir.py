@@ -176,7 +176,8 @@ def _run_tower(tower: PreTrainedModel, side: str, inputs: torch.Tensor, **kwargs
     """What a tower gives for pixel values or token numbers.
 
     Raises:
-        ValueError: it fails on what every tower is given, or gives no tokens of its width for each input.
+        ValueError: it fails on what every tower is given, or gives no tokens of its width for each input; of the
+            prior only the pooled vector is used.
     """
     name = f"The {side} tower ({tower.config.model_type})"
     try:
@@ -190,16 +191,21 @@ def _run_tower(tower: PreTrainedModel, side: str, inputs: torch.Tensor, **kwargs
             f"{name} fails on inputs of shape {tuple(inputs.shape)} ({reason}): give its configuration what "
             f"{type(tower).__name__} needs, or choose another model_type."
         ) from error
-    width, tokens = tower_width(tower), getattr(outputs, "last_hidden_state", None)
-    pooled = getattr(outputs, "pooler_output", None)
-    found = f"tokens of shape {tuple(tokens.shape)}" if isinstance(tokens, torch.Tensor) else "none"
-    fits = isinstance(tokens, torch.Tensor) and tokens.dim() > 2 and width in (tokens.shape[-1], tokens.shape[1])
-    if fits and pooled is not None and pooled.flatten(1).shape != (inputs.shape[0], width):
-        fits, found = False, f"a pooled vector of shape {tuple(pooled.shape)}"
-    if not fits or tokens.shape[0] != inputs.shape[0]:  # len() would fix the number of an exported program
+    width, num_inputs = tower_width(tower), len(inputs)
+    tokens, pooled = getattr(outputs, "last_hidden_state", None), getattr(outputs, "pooler_output", None)
+    pooled_fits = pooled is not None and pooled.flatten(1).shape == (num_inputs, width)
+    if side == "instruction":
+        wanted, fits = "a pooled vector", pooled_fits
+    else:
+        wanted = "tokens"
+        fits = isinstance(tokens, torch.Tensor) and tokens.dim() > 2 and len(tokens) == num_inputs
+        fits = fits and width in (tokens.shape[-1], tokens.shape[1]) and (pooled is None or pooled_fits)
+    if not fits:
+        shapes = [("tokens", tokens), ("a pooled vector", pooled)]
+        found = [f"{what} of shape {tuple(one.shape)}" for what, one in shapes if isinstance(one, torch.Tensor)]
         raise ValueError(
-            f"{name} has to give tokens of its width, {width}, for each of {inputs.shape[0]} inputs, but "
-            f"{type(tower).__name__} gives {found}: choose another model_type."
+            f"{name} has to give {wanted} of its width, {width}, for each of {num_inputs} inputs, but "
+            f"{type(tower).__name__} gives {' and '.join(found) or 'none'}: choose another model_type."
         )
     return outputs
 
@@ -298,9 +304,6 @@ class PIRVisionSide:
         """The prior's projected scene feature (batch, dim), and its output."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_instruction_encoder):
             outputs = _run_tower(self.instruction_model, "instruction", pixel_values)
-        if getattr(outputs, "pooler_output", None) is None:
-            kind = self.config.instruction_config.model_type
-            raise ValueError(f"The instruction tower ({kind}) gives no pooled vector: choose another model_type.")
         return self.instruction_projection(outputs.pooler_output.flatten(1)), outputs
 
     @can_return_tuple

@@ -311,10 +311,14 @@ def test_a_tower_that_gives_no_tokens_of_its_width_is_said_in_one_sentence():
     [
         ("text", {"model_type": "deepseek_v2", **SMALL}, r"text tower \(deepseek_v2\) fails on .*TypeError"),
         ("vision", {"model_type": "pixtral", **VIT_SIZE}, "PixtralVisionModel gives tokens of shape"),
-        ("vision", {"model_type": "textnet"}, "TextNetModel gives a pooled vector of shape"),
+        ("vision", {"model_type": "textnet"}, "TextNetModel gives tokens of shape .* and a pooled vector of shape"),
         ("vision", {"model_type": "xclip_vision_model", **VIT_SIZE}, "XCLIPVisionModel needs, or choose another"),
-        ("instruction", {"model_type": "pixtral", **VIT_SIZE}, "PixtralVisionModel gives tokens of shape"),
-        ("instruction", {"model_type": "segformer", "num_encoder_blocks": 4}, "gives no pooled vector"),
+        ("instruction", {"model_type": "pixtral", **VIT_SIZE}, "has to give a pooled vector of its width"),
+        (
+            "instruction",
+            {"model_type": "segformer", "num_encoder_blocks": 4},
+            "has to give a pooled vector of its width, 256",
+        ),
     ],
     ids=lambda value: value.get("model_type") if isinstance(value, dict) else None,
 )
