@@ -38,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(arguments)
     try:
         code = args.run(args)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as where the shell has closed it
+            sys.stdout.flush()
         return code
     except BrokenPipeError:  # who reads the output, such as `head`, has seen enough; Python would flush it again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())

@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib.util
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -195,13 +196,27 @@ class DualEncoder(Encoder):
     def encode_images(self, images: list[Image.Image]) -> torch.Tensor:
         """See [`Encoder`]."""
         inputs = self.processor(images=images, return_tensors="pt").to(self.model.device, self.model.dtype)
-        return pooled(self.model.get_image_features(**inputs))
+        with self._naming("image"):
+            return pooled(self.model.get_image_features(**inputs))
 
     def encode_texts(self, texts: list[str]) -> torch.Tensor:
         """See [`Encoder`]."""
         settings = text_settings(self.model, self.processor)
         inputs = self.processor(text=texts, return_tensors="pt", **settings).to(self.model.device)
-        return pooled(self.model.get_text_features(**inputs))
+        with self._naming("text"):
+            return pooled(self.model.get_text_features(**inputs))
+
+    @contextmanager
+    def _naming(self, side: str) -> Iterator[None]:
+        """Say of a tower without a pooled vector, which transformers asks of any, that this is what is missing."""
+        try:
+            yield
+        except AttributeError as error:
+            name = self.model.name_or_path or type(self.model).__name__
+            raise ValueError(
+                f"{name} gives no {side} vectors ({error}): its {side} tower has no pooled output, so choose a model "
+                "whose tower has one."
+            ) from error
 
 
 class SentenceEncoder(Encoder):

@@ -320,6 +320,11 @@ def test_bad_input_gets_one_sentence(run, archive, indexed, model_folder, tmp_pa
     assert not (tmp_path / "new").exists()
 
 
+def test_a_closed_output_is_no_error(indexed, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)  # what Python makes of `pir ... >&-`
+    assert main(["search", "airport", "--index", str(indexed)]) == 0
+
+
 def test_error_in_json(run):
     code, out, _ = run("search", "a", "--index", "/no/index", "--json")
     assert code == 2 and "is not an index" in json.loads(out)["error"]

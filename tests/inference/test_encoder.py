@@ -9,6 +9,7 @@ from transformers import (
     AutoModel,
     BertConfig,
     BertModel,
+    ElectraConfig,
     RobertaConfig,
     SiglipConfig,
     SiglipModel,
@@ -94,6 +95,17 @@ def test_positions_that_are_counted_from_the_padding_leave_fewer_for_texts(tiny_
     encoder = DualEncoder(VisionTextDualEncoderModel(config).eval(), processor)
     assert text_settings(encoder.model, processor)["max_length"] == 18
     assert encoder.embed_texts(["square " * 200], 8, None, None).isfinite().all()
+
+
+def test_a_text_tower_without_a_pooled_vector_is_named(tiny_tokenizer):
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    text = ElectraConfig(vocab_size=len(tiny_tokenizer), embedding_size=16, **small)
+    vision = ViTConfig(image_size=32, patch_size=16, **small)
+    config = VisionTextDualEncoderConfig.from_vision_text_configs(vision, text, projection_dim=8)
+    processor = SiglipProcessor(ViTImageProcessor(size={"height": 32, "width": 32}), tiny_tokenizer)
+    encoder = DualEncoder(VisionTextDualEncoderModel(config).eval(), processor)
+    with pytest.raises(ValueError, match="gives no text vectors .*: its text tower has no pooled output, so choose"):
+        encoder.embed_texts(["a square"])
 
 
 def test_a_model_saved_in_half_precision_computes_in_the_float32_that_is_reported(clip_folder, tmp_path):
