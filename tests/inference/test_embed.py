@@ -77,7 +77,7 @@ def test_results_come_in_order_and_the_next_are_computed_meanwhile():
     def slow(number):
         started.append(number)
         if number == 0:
-            gate.wait(10)  # until a later one is done, which one thread alone would never come to
+            assert gate.wait(5)  # until a later one is done, which one thread alone would never come to
         else:
             gate.set()
         return 2 * number

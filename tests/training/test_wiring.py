@@ -291,8 +291,9 @@ def test_of_equal_epochs_the_first_is_kept(run, monkeypatch):
     assert best["epoch"] == 0
 
 
-def test_scenes_are_learnt_at_their_own_rate_on_images_drawn_anew_each_epoch(run, monkeypatch):
+def test_scenes_are_learnt_at_their_own_rate_on_images_drawn_anew_each_epoch(run, spy, monkeypatch):
     rates, shown, step = [], [], scene_classifier.scene_step
+    calls = spy(scene_classifier, "train_on_scenes")
 
     def look(classifier, batch, optimizer, *arguments):
         rates.append(optimizer.param_groups[0]["max_lr"])
@@ -303,6 +304,8 @@ def test_scenes_are_learnt_at_their_own_rate_on_images_drawn_anew_each_epoch(run
     config = run(epochs=1, instruction_epochs=2, instruction_learning_rate=3e-5, batch_size=4, rand_augment=True)
     train(config)
     assert rates == [3e-5, 3e-5]
+    _, items, validation_items, *_ = calls[0].arguments
+    assert items.augmentation is not None and validation_items.augmentation is None
     first, second = (sorted_pixels([{"pixel_values": pixels}]) for pixels in shown)
     assert not torch.allclose(first, second, atol=0.05)
 

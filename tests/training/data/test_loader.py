@@ -56,6 +56,8 @@ def test_images_reach_the_model_as_its_processor_makes_them(config, tiny_process
     processor = PIRProcessor(CROPPING, tiny_processor.tokenizer) if cropping else tiny_processor
     assert only_normalises(processor.image_processor, 32) is not cropping
     rows = load_splits(config)["train"]
+    handed_over = next(iter(build_loader(config, rows, scene_names(rows), processor, build_accelerator(config))))
+    assert handed_over["pixel_values"].dtype == (torch.float32 if cropping else torch.uint8)  # a quarter of the bytes
     items = make_items(rows, scene_names(rows), config, processor)
     expected = TrainCollator(processor)([items[index] for index in range(len(items))])["pixel_values"]
     (batches,) = epochs_of(config, processor, (0,))
@@ -72,6 +74,12 @@ def test_images_that_frozen_towers_are_asked_for_once_are_not_augmented(config, 
     expected = tiny_processor(images=images, return_tensors="pt")["pixel_values"]
     for image in torch.cat([batch["pixel_values"] for batch in batches]):
         assert min((image - one).abs().mean() for one in expected) < 0.02
+
+
+def test_what_does_not_fill_a_batch_is_left_out_of_the_epoch(config, tiny_processor):
+    config.batch_size = 8  # of twenty items
+    (batches,) = epochs_of(config, tiny_processor, (0,))
+    assert [len(batch["pixel_values"]) for batch in batches] == [8, 8]
 
 
 def device_batches(config, processor, **fields):

@@ -48,3 +48,11 @@ def test_other_towers_keep_the_official_normalisation(make_run, tmp_path, tiny_m
     config.backbones["vision"] = str(tmp_path / "swin")
     _, processor = build_model_and_processor(config, None)
     assert list(processor.image_processor.image_mean) == list(OPENAI_CLIP_MEAN)
+
+
+def test_fields_of_the_model_beside_a_start_change_it(tiny_model, tiny_processor, tmp_path):
+    for part in (tiny_model, tiny_processor):
+        part.save_pretrained(tmp_path)
+    fields = {"init_from": str(tmp_path), "caption_cleaning": False, "model": {"affiliation_weight": 0.25}}
+    model, _ = build_model_and_processor(TrainConfig(**fields), None)
+    assert model.config.affiliation_weight == 0.25 != tiny_model.config.affiliation_weight
