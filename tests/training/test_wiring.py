@@ -291,6 +291,23 @@ def test_of_equal_epochs_the_first_is_kept(run, monkeypatch):
     assert best["epoch"] == 0
 
 
+def test_a_resumed_run_remembers_which_epoch_was_the_best(run, monkeypatch):
+    measured, told = iter([90.0, 10.0, 20.0]), iter(range(1, 99))
+    monkeypatch.setattr(train_module, "evaluate_split", lambda *_, **__: {"mR": next(measured)})
+    monkeypatch.setattr(train_module, "is_told_to_stop", lambda *_: next(told) == 3)  # in the second epoch
+    config = run(epochs=3)
+    with pytest.raises(train_module.Preempted):
+        train(config)
+    train(config, resume=True)
+    assert json.loads((train_module.Path(config.output_dir) / "test.json").read_text())["mR"] == 90
+
+
+def test_the_tokenizer_has_as_many_pieces_as_configured(run):
+    config = run(vocab_size=90)
+    _, processor = build_model(config, load_splits(config), "no")
+    assert len(processor.tokenizer) == 90
+
+
 def test_scenes_are_learnt_at_their_own_rate_on_images_drawn_anew_each_epoch(run, spy, monkeypatch):
     rates, shown, step = [], [], scene_classifier.scene_step
     calls = spy(scene_classifier, "train_on_scenes")
