@@ -191,14 +191,14 @@ def _run_tower(tower: PreTrainedModel, side: str, inputs: torch.Tensor, **kwargs
             f"{name} fails on inputs of shape {tuple(inputs.shape)} ({reason}): give its configuration what "
             f"{type(tower).__name__} needs, or choose another model_type."
         ) from error
-    width, num_inputs = tower_width(tower), len(inputs)
+    width, num_inputs = tower_width(tower), inputs.shape[0]  # len() would fix the number in an exported program
     tokens, pooled = getattr(outputs, "last_hidden_state", None), getattr(outputs, "pooler_output", None)
     pooled_fits = pooled is not None and pooled.flatten(1).shape == (num_inputs, width)
     if side == "instruction":
         wanted, fits = "a pooled vector", pooled_fits
     else:
         wanted = "tokens"
-        fits = isinstance(tokens, torch.Tensor) and tokens.dim() > 2 and len(tokens) == num_inputs
+        fits = isinstance(tokens, torch.Tensor) and tokens.dim() > 2 and tokens.shape[0] == num_inputs
         fits = fits and width in (tokens.shape[-1], tokens.shape[1]) and (pooled is None or pooled_fits)
     if not fits:
         shapes = [("tokens", tokens), ("a pooled vector", pooled)]
