@@ -33,7 +33,7 @@ encoder = load_encoder(sys.argv[4])
 index.load_model = lambda args, made=None: encoder
 print("ready", flush=True)
 sys.stdin.readline()
-sys.exit(main.main(["index", sys.argv[2], "--index", sys.argv[3], "--batch-size", "4", "--json"]))
+sys.exit(main(["index", sys.argv[2], "--index", sys.argv[3], "--batch-size", "4", "--json"]))
 """
 
 

@@ -30,9 +30,7 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_pir import PIRConfig, PIRModel
-from training.benchmarks.jpeg_loader import build_jpeg_loader, build_processor, draw_jpegs, jpeg_items
 from training.benchmarks.plain_way import plain_image_embeds, plain_text_embeds
-from training.data.items import TrainCollator, normalised
 from training.loop.grad_cache import cached_backward
 from training.loop.joint_loss import joint_losses
 
@@ -259,7 +257,14 @@ def rate(unit: str, setting: Setting, run: Callable[[], object]) -> dict[str, An
 
 
 def loader_wait(setting: Setting, step: Callable[[dict[str, torch.Tensor]], None]) -> list[dict[str, Any]]:
-    """How long a step waits for its next batch when pairs come from JPEG files, with and without RandAugment."""
+    """How long a step waits for its next batch when pairs come from JPEG files, with and without RandAugment.
+
+    Raises:
+        ImportError: `datasets` is missing, as it may be on a lent machine; all other jobs run without it.
+    """
+    from training.benchmarks.jpeg_loader import build_jpeg_loader, build_processor, draw_jpegs, jpeg_items
+    from training.data.items import TrainCollator
+
     side = PIRConfig(**setting.model).vision_config.image_size
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -277,6 +282,8 @@ def wait_of(loader: DataLoader, setting: Setting, step: Callable[[dict[str, torc
 
     The device is waited for behind every step, so that a batch that comes late is time in which the device idles.
     """
+    from training.data.items import normalised
+
     start = time.perf_counter()  # the processes start, and the files come into the system's memory
     for _ in loader:
         pass
