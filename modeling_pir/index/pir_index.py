@@ -33,7 +33,7 @@ from .questions.answer import answer, check_marks, find_rows, query_vectors, uni
 from .questions.bank import bank_embeds, bank_sentences
 from .questions.doubts import doubts_about, shattered_below
 from .questions.query import Query, as_query
-from .questions.ranking import Sample, hubness, is_chance
+from .questions.ranking import Sample, chance_level, hubness, prominence
 from .rows import image_row
 from .stores.columns import COLUMNS, FileState, Row
 from .stores.files import WAIT_SECONDS, create_store, is_address, open_store
@@ -83,6 +83,7 @@ class PIRIndex:
         self.encoder = encoder
         self.text_encoder: OnnxTextEncoder | None = None
         self._sample: tuple[int, Sample] | None = None
+        self._chance: tuple[Sample, float] | None = None
         self._embedded: tuple[Sequence[str], np.ndarray] | None = None  # the sentences of the last question
         self._root: str | None = None
         self.path: str = store.path
@@ -475,12 +476,20 @@ class PIRIndex:
         found = []
         for text in as_query(query).sentences:
             doubts = doubts_about(text, source.reading, threshold)
-            if not doubts and len(self) >= MIN_ROWS_OF_CHANCE:
-                bank = self.text_encoder.bank if self.text_encoder else bank_embeds(source, self.metadata["weights"])
-                if is_chance(self._embed_texts((text,))[0], self.sample().vectors, bank):
+            sample = self.sample()
+            if not doubts and len(sample.vectors) >= MIN_ROWS_OF_CHANCE:
+                if prominence(self._embed_texts((text,)), sample.vectors)[0] < self._chance_level(sample):
                     doubts = [f"No row of the index stands out for {text!r}: the hits may be chance."]
             found += doubts
         return found
+
+    def _chance_level(self, sample: Sample) -> float:
+        """See [`chance_level`]; computed once for a sample."""
+        if self._chance is None or self._chance[0] is not sample:
+            source = self.encoder or self.text_encoder
+            bank = self.text_encoder.bank if self.text_encoder else bank_embeds(source, self.metadata["weights"])
+            self._chance = sample, chance_level(sample.vectors, bank)
+        return self._chance[1]
 
     def _need_model(self) -> None:
         """Refuse what needs a model where there is none."""

@@ -27,7 +27,8 @@ def take_port(host: str, port: int) -> socket.socket:
     for module in ("fastapi", "fastapi_offline", "uvicorn"):
         need(module, "serve", "The page needs")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    taken = socket.socket(family, socket.SOCK_STREAM)
+    # The protocol is named, or asyncio leaves Nagle's algorithm on, and an answer waits 40 ms for its second packet.
+    taken = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         taken.bind((host, port))

@@ -333,6 +333,11 @@ def test_fault_of_the_server_is_told_without_its_inside(client, monkeypatch, cap
     assert "ZeroDivisionError" in caplog.text
 
 
+def test_an_answer_does_not_wait_for_the_acknowledgement_of_its_first_packet():
+    with contextlib.closing(take_port("127.0.0.1", 0)) as taken:
+        assert taken.proto == socket.IPPROTO_TCP  # asyncio sets TCP_NODELAY on such connections only
+
+
 def test_the_address_is_printed_when_connections_are_taken(index, monkeypatch):
     monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)
     with contextlib.closing(take_port("127.0.0.1", 0)) as taken:

@@ -72,17 +72,25 @@ def relevance(scores: np.ndarray, at_large: np.ndarray) -> np.ndarray:
     return (scores - at_large.mean()) / spread if spread > 1e-9 else np.full(len(scores), np.nan)
 
 
-def is_chance(query: np.ndarray, sample: np.ndarray, bank: np.ndarray) -> bool:
-    """Whether the best row for a query stands out less than the best rows for nearly all sentences of a bank.
+def prominence(queries: np.ndarray, sample: np.ndarray) -> np.ndarray:
+    """How far the best row for each query stands out, in standard deviations: (queries,).
 
     Args:
-        query: (dim,) unit norm.
+        queries: (queries, dim) unit norm.
+        sample: (rows, dim) of the archive, at random, unit norm.
+    """
+    scores = queries @ sample.T  # (queries, rows)
+    return (scores.max(axis=1) - scores.mean(axis=1)) / np.maximum(scores.std(axis=1), 1e-9)
+
+
+def chance_level(sample: np.ndarray, bank: np.ndarray) -> float:
+    """The prominence below which a query finds nothing: that of nearly all sentences of a bank is higher.
+
+    Args:
         sample: (rows, dim) of the archive, at random, unit norm.
         bank: (sentences, dim) unit norm, of all kinds of content.
     """
-    scores = np.concatenate([bank, query[None]]) @ sample.T  # (sentences + 1, rows)
-    best = (scores.max(axis=1) - scores.mean(axis=1)) / np.maximum(scores.std(axis=1), 1e-9)
-    return bool(best[-1] < np.quantile(best[:-1], CHANCE_QUANTILE))
+    return float(np.quantile(prominence(bank, sample), CHANCE_QUANTILE))
 
 
 def group_by_place(rows: Sequence[Row]) -> list[tuple[int, int]]:

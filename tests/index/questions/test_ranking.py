@@ -7,7 +7,15 @@ import pytest
 
 from modeling_pir.index.questions.answer import answer
 from modeling_pir.index.questions.query import Query
-from modeling_pir.index.questions.ranking import Sample, corrected, group_by_place, hubness, is_chance, relevance
+from modeling_pir.index.questions.ranking import (
+    Sample,
+    chance_level,
+    corrected,
+    group_by_place,
+    hubness,
+    prominence,
+    relevance,
+)
 from modeling_pir.index.rows import make_row
 
 
@@ -74,5 +82,5 @@ def test_few_rows_are_grouped_too(count):
 def test_a_query_that_finds_less_than_any_sentence_of_the_bank_is_chance():
     sample = np.concatenate([np.eye(4), np.full((4, 4), 0.5)]).astype(np.float32)
     bank = np.eye(4, dtype=np.float32)
-    assert is_chance(np.full(4, 0.5, dtype=np.float32), sample, bank)
-    assert not is_chance(bank[1], sample, bank)
+    everywhere, one_row = prominence(np.stack([np.full(4, 0.5, dtype=np.float32), bank[1]]), sample)
+    assert everywhere < chance_level(sample, bank) <= one_row

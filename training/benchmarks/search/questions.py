@@ -30,7 +30,7 @@ from modeling_pir.index.pir_index import SAMPLE_ROWS
 from modeling_pir.index.questions.bank import BANK_NAME, bank_embeds, bank_sentences
 from modeling_pir.index.questions.doubts import doubts_about, shattered_below
 from modeling_pir.index.questions.query import Query
-from modeling_pir.index.questions.ranking import corrected, hubness, is_chance
+from modeling_pir.index.questions.ranking import chance_level, corrected, hubness, prominence
 from modeling_pir.index.questions.vectors import combine, learn_from_marks, leave_out
 from modeling_pir.inference.onnx_text import Reading
 from training.data.sources import load_image_captions
@@ -126,13 +126,13 @@ def measure_doubts(reading: Reading, embed: Callable, images: np.ndarray, bank: 
         bank: (sentences, dim).
     """
     threshold = shattered_below(bank_sentences(), reading.tokenizer)
-    found = {}
+    found, level = {}, chance_level(images, bank)
     for file in QUERIES:
         for kind, texts in json.loads(file.read_text()).items():
             doubted = [
                 text
                 for text in texts
-                if doubts_about(text, reading, threshold) or is_chance(embed([text])[0], images, bank)
+                if doubts_about(text, reading, threshold) or prominence(embed([text]), images)[0] < level
             ]
             wrong = doubted if kind == "legitimate" else [text for text in texts if text not in doubted]
             found[f"{file.stem}, {kind}"] = f"{len(doubted)} of {len(texts)}; wrong: {', '.join(wrong) or 'none'}"

@@ -46,7 +46,7 @@ def test_a_hub_hides_what_is_right_until_it_is_corrected():
 
 def test_doubts_are_counted_on_a_list_in_view_and_on_one_held_out(monkeypatch):
     monkeypatch.setattr(questions, "doubts_about", lambda text, reading, threshold: ["doubt"] if "z" in text else [])
-    monkeypatch.setattr(questions, "is_chance", lambda query, images, bank: False)
+    monkeypatch.setattr(questions, "chance_level", lambda images, bank: -np.inf)
     monkeypatch.setattr(questions, "shattered_below", lambda bank, tokenizer: 1.0)
     found = questions.measure_doubts(SimpleNamespace(tokenizer=None), lambda texts: [X], X[None], X[None])
     assert len(found) == 6 and sum(int(text.split(" of ")[1].split(";")[0]) for text in found.values()) == 120
