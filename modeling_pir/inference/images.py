@@ -1,5 +1,6 @@
 """Image files of an archive. How one is opened is a model file, because the processor on the Hub does the same."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,7 +9,7 @@ from typing import TypeVar
 from ..images_pir import MAX_PIXELS, UnreadableImageError, identify_image, open_image, to_rgb
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp")
-NUM_READERS = 4
+NUM_READERS = min(4, max(2, os.cpu_count() or 2))  # threads, each with a picture: 60 MB of 20 megapixels
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
 __all__ = [

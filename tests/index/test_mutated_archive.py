@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning"
 
 FORMATS = {"jpg": "JPEG", "png": "PNG", "gif": "GIF", "bmp": "BMP", "webp": "WEBP", "tif": "TIFF"}
 NUM_GOOD_IMAGES, NUM_GOOD_SCENES, NUM_BAD_IMAGES, NUM_BAD_SCENES = 50, 13, 500, 100
-PHOTOS, PHOTO_SIZE = 500, (5472, 3648)  # what a drone takes in a day: 20 megapixels each
+PHOTOS, PHOTO_SIZE = 200, (5472, 3648)  # 20 megapixels each, as of a drone; the peak is that of 500
 MAX_MEGABYTES = 2500
 MEASURE = """
 import sys
