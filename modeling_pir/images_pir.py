@@ -6,6 +6,7 @@
 
 import io
 import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -42,6 +43,35 @@ class UnreadableImageError(ValueError):
     """A file that is no image, or one that cannot be decoded; the message names it and says what to do."""
 
 
+class _WithoutWarnings:
+    """Silence Pillow while any thread opens an image.
+
+    It warns of EXIF that is cut short, without the file's name, and of sizes below those that are refused here. One for all threads, because Python's filters are, too: threads that restored them in turn would leave them changed.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.num_inside = threading.Lock(), 0
+        self.filters: warnings.catch_warnings | None = None
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.num_inside:
+                self.filters = warnings.catch_warnings()
+                self.filters.__enter__()
+                warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            self.num_inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.num_inside -= 1
+            if not self.num_inside:
+                self.filters.__exit__(None, None, None)
+
+
+_without_warnings = _WithoutWarnings()
+
+
 def open_image(
     source: str | Path | bytes | Image.Image, name: str | None = None, enough_pixels: int | None = None
 ) -> Image.Image:
@@ -71,10 +101,7 @@ def open_image(
     """
     name = name or (str(source) if isinstance(source, str | Path) else "image")
     try:
-        with (
-            warnings.catch_warnings()
-        ):  # Pillow's, of EXIF that is cut short: they name no file and nobody can act on them
-            warnings.simplefilter("ignore", UserWarning)
+        with _without_warnings:
             return _decode(source, name, enough_pixels)
     except UnreadableImageError:
         raise
@@ -173,8 +200,7 @@ def identify_image(source: str | Path | bytes) -> Image.Image:
         PIL.UnidentifiedImageError: no image, or one of another format.
     """
     Image.init()  # registers the formats; which of them there are depends on how Pillow was built
-    with warnings.catch_warnings():  # PIL warns at a size below ours; above it we refuse
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    with _without_warnings:
         formats = [name for name in FORMATS if name in Image.OPEN]
         return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats)
 

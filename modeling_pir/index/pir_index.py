@@ -36,7 +36,8 @@ from .questions.query import Query, as_query
 from .questions.ranking import Sample, chance_level, hubness, prominence
 from .rows import image_row
 from .stores.columns import COLUMNS, FileState, Row
-from .stores.files import WAIT_SECONDS, create_store, is_address, open_store
+from .stores.files import WAIT_SECONDS, create_store, open_store
+from .stores.store import is_address
 
 if TYPE_CHECKING:
     import torch
@@ -476,12 +477,17 @@ class PIRIndex:
         found = []
         for text in as_query(query).sentences:
             doubts = doubts_about(text, source.reading, threshold)
-            sample = self.sample()
-            if not doubts and len(sample.vectors) >= MIN_ROWS_OF_CHANCE:
-                if prominence(self._embed_texts((text,)), sample.vectors)[0] < self._chance_level(sample):
-                    doubts = [f"No row of the index stands out for {text!r}: the hits may be chance."]
+            if not doubts and self._is_chance(text):
+                doubts = [f"No row of the index stands out for {text!r}: the hits may be chance."]
             found += doubts
         return found
+
+    def _is_chance(self, text: str) -> bool:
+        """Whether no row of the index stands out for a sentence; never where there are too few rows to tell."""
+        sample = self.sample()
+        if len(sample.vectors) < MIN_ROWS_OF_CHANCE:
+            return False
+        return bool(prominence(self._embed_texts((text,)), sample.vectors)[0] < self._chance_level(sample))
 
     def _chance_level(self, sample: Sample) -> float:
         """See [`chance_level`]; computed once for a sample."""

@@ -2,6 +2,8 @@
 
 import io
 import struct
+import threading
+import warnings
 import zlib
 
 import numpy as np
@@ -259,3 +261,23 @@ def test_a_decompression_bomb_is_refused():
     content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
     with pytest.raises(ValueError, match="image is refused as a decompression bomb"):
         open_image(bytes(content))
+
+
+def test_threads_that_open_images_leave_the_warning_filters_as_they_were(monkeypatch, tiny_images):
+    inside, first_is_out = {"first": threading.Event(), "second": threading.Event()}, threading.Event()
+
+    def decode(source, name, enough_pixels):
+        inside[name].set()
+        assert (inside["second"] if name == "first" else first_is_out).wait(10)
+        return source
+
+    monkeypatch.setattr(images_pir, "_decode", decode)
+    before = list(warnings.filters)
+    threads = [threading.Thread(target=open_image, args=(tiny_images[0], name)) for name in inside]
+    for thread, name in zip(threads, inside, strict=True):
+        thread.start()
+        assert inside[name].wait(10)
+    threads[0].join()
+    first_is_out.set()
+    threads[1].join()
+    assert list(warnings.filters) == before

@@ -9,13 +9,9 @@ from typing import Literal
 from ...hub.lock import holding, writer_lock
 from .lance_store import LanceStore
 from .sqlite_store import ExactStore
+from .store import is_address
 
 WAIT_SECONDS = 600.0  # for another writer, whose run may be all but done
-
-
-def is_address(path: str | Path) -> bool:
-    """Whether a path is one of object storage, such as s3://bucket/archive.lance."""
-    return "://" in str(path)
 
 
 def full_path(path: str | Path) -> str:

@@ -17,7 +17,7 @@ from ...errors import need
 from .bit_codes import CODE_BYTES, encode, nearest_codes
 from .columns import COLUMNS, STATE_COLUMNS, FileState, Row, in_files
 from .filter_syntax import FilterError, check_filter, refusal
-from .store import Store, parse_metadata, parse_state
+from .store import Store, is_address, parse_metadata, parse_state
 
 TABLE, STATE_TABLE = "images", "state"
 OWN_COLUMNS = ("row", "code", "embedding")  # that no filter sees
@@ -69,11 +69,6 @@ class _Snapshot:
     codes: np.ndarray
 
 
-def _is_address(path: str) -> bool:
-    """Whether a path is one of object storage, such as s3://bucket/archive.lance."""
-    return "://" in path
-
-
 class LanceStore(Store):
     """Rows and vectors in a Lance table.
 
@@ -107,7 +102,7 @@ class LanceStore(Store):
     def __init__(self, path: str) -> None:
         lancedb = import_lancedb()
         super().__init__(path)
-        if not _is_address(path) and not Path(path, f"{TABLE}.lance").is_dir():  # connecting would make the folder
+        if not is_address(path) and not Path(path, f"{TABLE}.lance").is_dir():  # connecting would make the folder
             raise ValueError(f"{path} is not an index: make one with pir index.")
         self._num_written = 0  # rows, since the last maintenance
         self._snapshot: _Snapshot | None = None

@@ -4,10 +4,16 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from .columns import COLUMNS, Row, row_id
 
 BELOW_ROOT = f".{os.sep}"  # how a path begins that is relative to the root; images in memory have names of their own
+
+
+def is_address(path: str | Path) -> bool:
+    """Whether a path is one of object storage, such as s3://bucket/archive.lance."""
+    return "://" in str(path)
 
 
 class Store(ABC):
