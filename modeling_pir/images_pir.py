@@ -46,7 +46,8 @@ class UnreadableImageError(ValueError):
 class _WithoutWarnings:
     """Silence Pillow while any thread opens an image.
 
-    It warns of EXIF that is cut short, without the file's name, and of sizes below those that are refused here. One for all threads, because Python's filters are, too: threads that restored them in turn would leave them changed.
+    It warns of EXIF that is cut short, without the file's name, and of sizes below those that are refused here.
+    One for all threads, because Python's filters are, too: threads that restored them in turn would leave them changed.
     """
 
     def __init__(self) -> None:
